@@ -1,0 +1,108 @@
+//! Making things durable: every sync of the program goes through here and has a name.
+//!
+//! A debug build can leave one out by name (`P2PDFS_LEAVE_OUT_SYNC=segment-data`), so that the
+//! power-cut tests can show that each one is needed. It can also keep a journal of new directory
+//! entries and directory syncs (`P2PDFS_ENTRY_JOURNAL=FILE`): ext4 happens to make a new file's
+//! entry durable together with the file, POSIX promises it only after a sync of the directory, and
+//! with the journal a test can take away what POSIX does not promise. A release build has neither.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The syncs of the program, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncPoint {
+    /// The records of a segment, before any of them is confirmed.
+    SegmentData,
+    /// The directory entry of a new segment, before anything in it is confirmed.
+    SegmentDirectory,
+    /// The content of a small file (identity, keys, marker), before it takes its name.
+    StateData,
+    /// The name of such a file, before anybody relies on it.
+    StateDirectory,
+    /// The catalog's log, before an operation is answered.
+    CatalogCommit,
+}
+
+impl SyncPoint {
+    /// All of them, for the test that leaves each out in turn.
+    pub const ALL: [SyncPoint; 5] = [
+        SyncPoint::SegmentData,
+        SyncPoint::SegmentDirectory,
+        SyncPoint::StateData,
+        SyncPoint::StateDirectory,
+        SyncPoint::CatalogCommit,
+    ];
+
+    /// The name by which it can be left out.
+    pub fn name(self) -> &'static str {
+        match self {
+            SyncPoint::SegmentData => "segment-data",
+            SyncPoint::SegmentDirectory => "segment-directory",
+            SyncPoint::StateData => "state-data",
+            SyncPoint::StateDirectory => "state-directory",
+            SyncPoint::CatalogCommit => "catalog-commit",
+        }
+    }
+
+    /// True in a debug build that was told to leave this sync out.
+    pub fn is_left_out(self) -> bool {
+        cfg!(debug_assertions)
+            && std::env::var_os("P2PDFS_LEAVE_OUT_SYNC").is_some_and(|name| name == self.name())
+    }
+}
+
+/// Waits until the file's data, and the metadata needed to read it back, are on the disk.
+pub fn sync_file(file: &File, point: SyncPoint) -> io::Result<()> {
+    if point.is_left_out() { Ok(()) } else { file.sync_data() }
+}
+
+/// Waits until the entries of a directory are on the disk.
+pub fn sync_directory(directory: &Path, point: SyncPoint) -> io::Result<()> {
+    if point.is_left_out() {
+        return Ok(());
+    }
+    File::open(directory)?.sync_all()?;
+    journal("synced", directory);
+    Ok(())
+}
+
+/// Notes that `path` is a new directory entry, whose directory is yet to be synced.
+pub fn entry_created(path: &Path) {
+    journal("created", path);
+}
+
+fn journal(event: &str, path: &Path) {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let Some(file) = std::env::var_os("P2PDFS_ENTRY_JOURNAL") else { return };
+    let line = format!("{event} {}\n", path.display());
+    let written = OpenOptions::new().create(true).append(true).open(PathBuf::from(file));
+    if let Err(error) = written.and_then(|mut file| file.write_all(line.as_bytes())) {
+        log::error!("the journal of directory entries cannot be written: {error}");
+    }
+}
+
+/// Gives `path` this content, whole or not at all: after a crash it holds either the old content or
+/// the new one. The file is readable by its owner alone. Durable when this returns.
+///
+/// There must be one writer of `path` at a time: the content goes through `path` with `.new` added.
+pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    let temporary = PathBuf::from(name);
+    let mut file =
+        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    sync_file(&file, SyncPoint::StateData)?;
+    let is_new = !path.exists();
+    std::fs::rename(&temporary, path)?;
+    if is_new {
+        entry_created(path);
+    }
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_directory(directory, SyncPoint::StateDirectory)
+}

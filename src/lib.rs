@@ -1,0 +1,6 @@
+//! p2pdfs
+pub mod clock;
+pub mod durable;
+pub mod ids;
+pub mod remote_path;
+pub mod segments;
