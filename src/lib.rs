@@ -1,4 +1,5 @@
 //! p2pdfs
+pub mod catalog;
 pub mod clock;
 pub mod durable;
 pub mod ids;
