@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,13 @@ pub const MAX_NAMED_CHUNKS: usize = 256;
 pub const MAX_PART_CHUNKS: usize = 4096;
 /// The most parts of one manifest.
 pub const MAX_PARTS: u32 = 65_536;
+/// How long the answer to a request is kept for its repeats.
+pub const ANSWERS_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a staged part waits for its commit.
+pub const PARTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The highest serial that the sequence moves above on a node's word: far above any that time
+/// gives, far below the end of the sequence.
+pub const MAX_BELIEVED_SERIAL: Serial = Serial(1 << 52);
 
 /// The nodes whose copies count now: neither suspect nor dead, and compared since they came up.
 pub type LiveNodes = BTreeSet<NodeId>;
