@@ -88,7 +88,8 @@ struct Shared {
 struct Connections {
     stopping: bool,
     next: u64,
-    nodes: usize,
+    /// How many of `open` have a client's place.
+    clients: usize,
     open: HashMap<u64, Arc<TcpStream>>,
     /// Those of `open` that have not said a good `hello`, by age: when there is no room, the oldest
     /// of them gives way. Otherwise whoever opens connections and says nothing shuts all others out.
@@ -282,11 +283,16 @@ fn serve_connection(mut connection: ServerConnection, service: &dyn Service) {
     connection.say_farewell();
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Node,
+    Client,
+}
+
 /// A connection's place in the table, given back when it ends, however it ends.
 struct Slot {
     number: u64,
-    has_place: bool,
-    is_node: bool,
+    place: Option<Place>,
     shared: Arc<Shared>,
 }
 
@@ -312,23 +318,24 @@ impl Slot {
         let number = connections.next;
         connections.open.insert(number, stream.clone());
         connections.new.insert(number);
-        Some(Slot { number, has_place: false, is_node: false, shared: shared.clone() })
+        Some(Slot { number, place: None, shared: shared.clone() })
     }
 
     fn take_place(&mut self, is_node: bool) -> bool {
         let mut connections = self.shared.lock();
         let limits = &self.shared.limits;
-        if is_node && !self.is_node {
-            connections.nodes += 1;
-            self.is_node = true;
+        let wanted = if is_node { Place::Node } else { Place::Client };
+        if self.place == Some(wanted) {
+            return true;
         }
-        let others = connections.new.len() - usize::from(connections.new.contains(&self.number));
-        let clients = connections.open.len() - connections.nodes - others;
-        if !is_node && clients > limits.connections.saturating_sub(limits.node_connections) {
+        let for_clients = limits.connections.saturating_sub(limits.node_connections);
+        if wanted == Place::Client && connections.clients >= for_clients {
             return false;
         }
+        connections.clients += usize::from(wanted == Place::Client);
+        connections.clients -= usize::from(self.place == Some(Place::Client));
         connections.new.remove(&self.number);
-        self.has_place = true;
+        self.place = Some(wanted);
         true
     }
 }
@@ -338,7 +345,7 @@ impl Drop for Slot {
         let mut connections = self.shared.lock();
         connections.open.remove(&self.number);
         connections.new.remove(&self.number);
-        connections.nodes -= usize::from(self.is_node);
+        connections.clients -= usize::from(self.place == Some(Place::Client));
         self.shared.changed.notify_all();
     }
 }

@@ -78,9 +78,9 @@ impl ServerConnection {
     /// The next request's head, and whether there was memory for its JSON.
     fn read_request(&mut self) -> Result<Option<(Head, bool)>, FrameError> {
         let limits = &self.slot.shared.limits;
-        let (idle, most) = match self.slot.has_place {
-            true => (limits.idle_timeout, Head::LARGEST),
-            false => (limits.hello_timeout, Head::LARGEST_HELLO),
+        let (idle, most) = match self.slot.place {
+            Some(_) => (limits.idle_timeout, Head::LARGEST),
+            None => (limits.hello_timeout, Head::LARGEST_HELLO),
         };
         let Some(head) = self.reader.read_head(&self.stream, idle, most)? else { return Ok(None) };
         let budget = &self.slot.shared.json_budget;
