@@ -1,6 +1,11 @@
 //! p2pdfs
+pub mod catalog;
 pub mod clock;
 pub mod durable;
 pub mod ids;
+pub mod policy;
 pub mod remote_path;
 pub mod segments;
+pub mod server;
+pub mod token;
+pub mod wire;

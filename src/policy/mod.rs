@@ -1,0 +1,2 @@
+//! What the system decides, as pure functions: plain values in, verdicts out.
+pub mod inventory;

@@ -1,0 +1,257 @@
+//! The messages to the main server from storage nodes.
+
+use serde::{Deserialize, Serialize};
+
+use super::to_main::Addresses;
+use super::{List, MAX_ITEMS, Outcome};
+use crate::clock::WallTime;
+use crate::ids::{Address, ClusterId, Incarnation, KeyId, NodeId, Secret, Serial};
+use crate::token::Token;
+
+/// The most copies that one bucket of an inventory can hold: its span of serials.
+pub const BUCKET_SERIALS: u64 = 4096;
+/// The most holdings in one message.
+pub const MAX_HOLDINGS: usize = BUCKET_SERIALS as usize;
+
+/// A node's space, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    pub offered_bytes: u64,
+    pub used_bytes: u64,
+    /// What can still be stored, the reserve left alone.
+    pub free_bytes: u64,
+    pub chunks: u64,
+}
+
+/// Joins the cluster (with an invite), or takes up work again after a start (after a `hello` with
+/// number and secret). The main server dials the address before it answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddMe {
+    /// To join.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite: Option<Secret>,
+    /// The node's own secret, drawn by itself before it joins.
+    pub secret: Secret,
+    /// The incarnations of which one is the last that the main server registered; none at a join.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<Incarnation>,
+    /// Of this start.
+    pub incarnation: Incarnation,
+    /// Where clients and other nodes reach it.
+    pub address: Address,
+    /// A failure domain, such as a rack or a house; at most 64 bytes.
+    #[serde(default)]
+    pub zone: String,
+    pub space: Space,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_serial: Option<Serial>,
+    /// The cluster that the directory belongs to, unless it is new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterId>,
+    /// The main server's incarnation that the node saw last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_incarnation: Option<Incarnation>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AddMeReply {
+    pub cluster: ClusterId,
+    pub node: NodeId,
+    /// Of this start of the main server.
+    pub incarnation: Incarnation,
+    /// False when the main server's history lacks the incarnation that the node saw last: it then
+    /// may be a stale or foreign one, and must not make the node delete anything.
+    pub is_adopted: bool,
+    pub time: WallTime,
+    pub keys: Vec<TokenKey>,
+    /// How long the main server holds a heartbeat back when it has nothing to say.
+    pub interval_ms: u64,
+}
+
+/// A key by which the node checks tokens.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TokenKey {
+    pub id: KeyId,
+    pub key: Secret,
+}
+
+/// The node goes: it is asked for nothing from now on.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct DropMe {}
+
+/// A sign of life. The reply is held back until there are orders or the interval is over.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub incarnation: Incarnation,
+    pub space: Space,
+    /// Transfers under way.
+    #[serde(default)]
+    pub transfers: u32,
+    /// The newest token key that is safe on the node's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub newest_key: Option<KeyId>,
+    /// Orders that are done, or failed for good.
+    #[serde(default)]
+    pub acknowledged: List<u64, MAX_ITEMS>,
+    /// Set when the node cannot store any more, with the reason (a failed disk, say).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    pub incarnation: Incarnation,
+    pub time: WallTime,
+    pub interval_ms: u64,
+    /// Keys that the node may not have yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<TokenKey>,
+    #[serde(default)]
+    pub orders: List<Order, MAX_ITEMS>,
+    /// Addresses of the nodes that the orders name.
+    #[serde(default)]
+    pub nodes: Addresses,
+}
+
+/// Something to do, sent again with each heartbeat until it is acknowledged.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    pub order: u64,
+    /// Proof of what the order is about, and of whom it is from: a fetch token for this node.
+    pub token: Token,
+    pub action: Action,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Store copies of the chunk on these nodes.
+    Copy { targets: Vec<Target> },
+    /// Verify the copy of the chunk that is here, and report it lost if it is damaged.
+    Verify {},
+}
+
+/// A node to duplicate to, with the token to do so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    pub node: NodeId,
+    pub token: Token,
+}
+
+/// Copies are durable here. The tokens with which they came are the proof.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stored {
+    pub tokens: List<Token, MAX_ITEMS>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredReply {
+    pub nodes: Addresses,
+    /// In the order of the request.
+    pub chunks: List<Outcome<Confirmed>, MAX_ITEMS>,
+}
+
+/// The copy counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confirmed {
+    /// Where to duplicate the chunk now; none for a copy that was itself a duplicate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
+}
+
+/// How the duplication of chunks went.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Duplicated {
+    pub chunks: List<DuplicatedChunk, MAX_ITEMS>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DuplicatedChunk {
+    /// The token with which the chunk came to this node, or the order's.
+    pub token: Token,
+    /// Nodes on which it is durable now.
+    #[serde(default)]
+    pub done: Vec<NodeId>,
+    /// Nodes where it failed, with the reason.
+    #[serde(default)]
+    pub failed: Vec<FailedTarget>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedTarget {
+    pub node: NodeId,
+    pub why: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DuplicatedReply {
+    pub nodes: Addresses,
+    /// In the order of the request: further targets, for those that failed.
+    pub chunks: List<Outcome<Confirmed>, MAX_ITEMS>,
+}
+
+/// Copies that were damaged and are dropped here.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Lost {
+    pub serials: List<Serial, MAX_ITEMS>,
+}
+
+/// Digests of what the node holds, bucket by bucket, for the comparison after a start. A bucket is
+/// the serials from `bucket * 4096` on. Buckets between `from` and `to` that are not listed are
+/// empty. A node sends nothing else that could change what it holds on this connection meanwhile.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Inventory {
+    /// The first bucket of the range.
+    pub from: u64,
+    /// The last bucket of the range.
+    pub to: u64,
+    /// By bucket.
+    pub buckets: List<BucketDigest, MAX_ITEMS>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketDigest {
+    pub bucket: u64,
+    pub count: u32,
+    /// Below 2^53; see `policy::inventory`.
+    pub digest: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct InventoryReply {
+    /// Buckets that differ, of those compared.
+    pub differ: Vec<u64>,
+    /// The bucket from which to go on, when the range was not compared to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// Everything that the node holds in one bucket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holdings {
+    pub bucket: u64,
+    pub held: List<HeldChunk, MAX_HOLDINGS>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldChunk {
+    pub serial: Serial,
+    pub length: u32,
+    /// The first four bytes of the id's digest, as a big-endian number.
+    pub fingerprint: u32,
+}
+
+/// What came of the comparison of one bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldingsReply {
+    /// Copies that count again.
+    pub found: u64,
+    /// Copies that the books had and the node has not.
+    pub lost: u64,
+    /// Copies that the books know nothing of; the node keeps them.
+    pub unknown: u64,
+}
+
+/// The comparison is over: from now on the node's copies count.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Compared {}
