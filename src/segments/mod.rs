@@ -8,6 +8,7 @@
 
 mod append;
 pub mod check;
+mod check_segment;
 mod commit;
 mod error;
 pub mod format;
