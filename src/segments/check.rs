@@ -1,0 +1,1 @@
+//! A second reader of a store's directory.
