@@ -241,6 +241,23 @@ fn a_hint_that_is_gone_or_spoiled_changes_nothing() {
 }
 
 #[test]
+fn a_sealed_segment_that_became_shorter_is_damage_and_costs_what_is_gone() {
+    let directory = directory();
+    let store = new_store(&directory, 20_000);
+    for n in 1..=8 {
+        put(&store, &[chunk(n, &bytes_of(n, 3000))]);
+    }
+    let before = close_and_check(store, &directory);
+    let file = File::options().write(true).open(segment_path(&directory, 1)).unwrap();
+    file.set_len(span(&before, 3).1 - 1).unwrap();
+    let (survivors, report) =
+        survivors(&directory, &(1..=8).map(|n| bytes_of(n, 3000)).collect::<Vec<_>>());
+    assert_eq!(survivors, [1, 2, 4, 5, 6, 7, 8]);
+    assert_eq!((report.damaged.len(), report.damaged[0].segment), (1, 1));
+    assert_eq!((report.cut.len(), &report.cut[0].serials[..]), (1, &[Serial(3)][..]));
+}
+
+#[test]
 fn segments_that_are_missing_are_named() {
     let directory = directory();
     let store = new_store(&directory, 20_000);
