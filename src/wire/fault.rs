@@ -10,7 +10,8 @@ use crate::ids::{ChunkId, Version};
 pub enum FaultCode {
     /// The message is not what protocol.md says it is.
     Malformed,
-    /// A length in the head is over the limits; the connection ends.
+    /// A length in the head is over the limits, and the connection ends; or the answer would be, and
+    /// the connection lives: ask for fewer items at once.
     TooLarge,
     UnknownRequest,
     /// No protocol version is spoken by both sides.
@@ -75,6 +76,9 @@ impl FaultCode {
     }
 }
 
+/// The most bytes of a fault's message.
+pub const MAX_MESSAGE_BYTES: usize = 512;
+
 /// A node and what placement says of it, for faults that must explain why no node would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedNode {
@@ -93,7 +97,7 @@ pub struct Fault {
     pub code: FaultCode,
     pub message: String,
     pub retryable: bool,
-    /// With `not_stored`: the chunks, at most 256 of them.
+    /// With `not_stored`: the chunks, at most 256 of them in a whole reply.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub chunks: Vec<ChunkId>,
     /// With `conflict`: the version that is current, if there is one.
@@ -102,17 +106,25 @@ pub struct Fault {
     /// With `unsupported_version`: the lowest and highest that would do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub versions: Option<[u32; 2]>,
-    /// With `no_space` and `too_few_nodes`: the nodes that were refused, at most 32 of them.
+    /// With `no_space` and `too_few_nodes`, where they are the answer to the whole request and not
+    /// to one item: the nodes that were refused, at most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<RefusedNode>,
 }
 
 impl Fault {
-    /// A fault without details.
+    /// A fault without details. The message is cut at `MAX_MESSAGE_BYTES`: it can quote what a peer
+    /// sent, and a reply with a thousand faults must fit into a message.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Fault {
+        let mut message = message.into();
+        let mut end = message.len().min(MAX_MESSAGE_BYTES);
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
         Fault {
             code,
-            message: message.into(),
+            message,
             retryable: code.is_retryable(),
             chunks: Vec::new(),
             current: None,

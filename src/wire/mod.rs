@@ -25,10 +25,15 @@ pub const VERSIONS: [u32; 2] = [1, 1];
 pub const MAX_JSON_BYTES: u32 = 1 << 20;
 /// The most bytes of a message's payload.
 pub const MAX_PAYLOAD_BYTES: u32 = 16 << 20;
+/// The most bytes of JSON that a connection takes before `hello`; no payload goes with it.
+pub const MAX_HELLO_BYTES: u32 = 4096;
 /// The most chunks, files or names in one message.
 pub const MAX_ITEMS: usize = 1024;
 /// The most chunks in one staged part of a manifest.
 pub const MAX_PART_CHUNKS: usize = 4096;
+/// The most copies in one `stored` or `duplicated`: fewer than elsewhere, since the answer can name
+/// many targets for each, and must fit into a message.
+pub const MAX_CONFIRMATIONS: usize = 256;
 
 /// A request: its name on the wire and what a good answer to it holds.
 pub trait Message: Serialize {
@@ -55,8 +60,8 @@ impl From<ParseError> for Fault {
     }
 }
 
-/// Declares the requests that one kind of server takes, beside `hello`: an enum of them, their names and replies,
-/// and a parser that goes from the JSON straight to the typed struct of the one that is named.
+/// Declares the requests that one kind of server takes, beside `hello`: an enum of them, their names
+/// and replies, and a parser that goes from the JSON straight to the typed struct of the one named.
 macro_rules! requests {
     ($(#[$doc:meta])* $set:ident { $($name:literal => $request:ident -> $reply:ty,)* }) => {
         $(impl $crate::wire::Message for $request {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::to_main::Addresses;
-use super::{List, MAX_ITEMS, Outcome};
+use super::{List, MAX_CONFIRMATIONS, MAX_ITEMS, Outcome};
 use crate::clock::WallTime;
 use crate::ids::{Address, ClusterId, Incarnation, KeyId, NodeId, Secret, Serial};
 use crate::token::Token;
@@ -87,6 +87,9 @@ pub struct Heartbeat {
     /// Transfers under way.
     #[serde(default)]
     pub transfers: u32,
+    /// Payload bytes that came from clients in `store`, since the node's start.
+    #[serde(default)]
+    pub received_bytes: u64,
     /// The newest token key that is safe on the node's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_key: Option<KeyId>,
@@ -141,14 +144,14 @@ pub struct Target {
 /// Copies are durable here. The tokens with which they came are the proof.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Stored {
-    pub tokens: List<Token, MAX_ITEMS>,
+    pub tokens: List<Token, MAX_CONFIRMATIONS>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredReply {
     pub nodes: Addresses,
     /// In the order of the request.
-    pub chunks: List<Outcome<Confirmed>, MAX_ITEMS>,
+    pub chunks: List<Outcome<Confirmed>, MAX_CONFIRMATIONS>,
 }
 
 /// The copy counts.
@@ -162,7 +165,7 @@ pub struct Confirmed {
 /// How the duplication of chunks went.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Duplicated {
-    pub chunks: List<DuplicatedChunk, MAX_ITEMS>,
+    pub chunks: List<DuplicatedChunk, MAX_CONFIRMATIONS>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -187,7 +190,7 @@ pub struct FailedTarget {
 pub struct DuplicatedReply {
     pub nodes: Addresses,
     /// In the order of the request: further targets, for those that failed.
-    pub chunks: List<Outcome<Confirmed>, MAX_ITEMS>,
+    pub chunks: List<Outcome<Confirmed>, MAX_CONFIRMATIONS>,
 }
 
 /// Copies that were damaged and are dropped here.

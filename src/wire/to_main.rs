@@ -98,7 +98,8 @@ pub struct Place {
     pub reason: Option<String>,
 }
 
-/// Asks where the account's own chunks are, by id.
+/// Asks where the account's own chunks are, by id. The reply may cover fewer than asked, but at
+/// least the first: as many as fit into a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Locate {
     pub chunks: List<ChunkId, MAX_ITEMS>,
@@ -107,7 +108,8 @@ pub struct Locate {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LocateReply {
     pub nodes: Addresses,
-    /// In the order of the request; `not_found` for those that the account never stored.
+    /// For the first ids of the request, in its order; `not_found` for those that the account never
+    /// stored.
     pub chunks: List<Outcome<LocatedChunk>, MAX_ITEMS>,
 }
 
@@ -120,7 +122,7 @@ pub struct LocatedChunk {
 }
 
 /// Asks for the chunks of files. The reply may cover fewer files than asked, but at least the
-/// first; and of a large file only the chunks up to a point.
+/// first; and of a large file only the chunks up to a point: as much as fits into a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Open {
     pub files: List<OpenFile, MAX_ITEMS>,
@@ -330,9 +332,13 @@ pub struct InviteReply {
     pub expires: WallTime,
 }
 
-/// Asks for the cluster's state.
+/// Asks for the cluster's state; the nodes come in pages, by number.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Status {}
+pub struct Status {
+    /// The last node of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<NodeId>,
+}
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StatusReply {
@@ -342,7 +348,10 @@ pub struct StatusReply {
     pub chunks: u64,
     pub copies: u64,
     pub under_copied_chunks: u64,
-    pub nodes: Vec<NodeStatus>,
+    pub nodes: List<NodeStatus, MAX_ITEMS>,
+    /// True when there are nodes after the last of these.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// A node as the main server sees it.
@@ -358,4 +367,8 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_ms: Option<u64>,
     pub space: Space,
+    /// Payload bytes that came from clients in `store`, since the node's start, as of its last
+    /// heartbeat.
+    #[serde(default)]
+    pub received_bytes: u64,
 }
