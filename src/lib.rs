@@ -1,5 +1,6 @@
 //! p2pdfs
 pub mod catalog;
+pub mod cli;
 pub mod clock;
 pub mod durable;
 pub mod ids;
@@ -7,5 +8,6 @@ pub mod policy;
 pub mod remote_path;
 pub mod segments;
 pub mod server;
+pub mod size;
 pub mod token;
 pub mod wire;

@@ -1,1 +1,34 @@
+//! The chunk store of one storage node: chunks appended to large segment files, made durable by
+//! shared syncs, found again through an index in memory, checked block by block when they are read.
+//! It knows nothing of networks, tokens or the main server.
+//!
+//! In reading order: `format` (the bytes on disk), `store` (what it can do), `append` and `commit`
+//! (the way of a chunk to the disk), `read`, `open` and `scan` (what a start does), `check` (a
+//! second reader, which shares no parsing with the others and so can bear witness against them).
 
+mod append;
+pub mod check;
+mod check_segment;
+mod commit;
+mod error;
+pub mod format;
+mod hint;
+mod index;
+mod open;
+mod read;
+mod report;
+mod scan;
+mod segment;
+mod space;
+mod store;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod tests_damage;
+
+pub use error::StoreError;
+pub use index::{Held, fingerprint};
+pub use report::{CutTail, Damage, Gap, OpenReport};
+pub use space::Space;
+pub use store::{NewChunk, Store, StoreId, StoreOptions, Ticket};

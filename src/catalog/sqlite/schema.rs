@@ -1,0 +1,234 @@
+//! The tables of the catalog, how a catalog is made, and how its file is opened.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::rows::{Done, Stop};
+use super::writer::Sums;
+use crate::catalog::CatalogError;
+use crate::durable::{self, SyncPoint};
+use crate::ids::{ClusterId, Secret};
+
+/// The format that this program writes and reads.
+pub const FORMAT: i64 = 1;
+/// The database in a catalog's directory.
+pub const FILE_NAME: &str = "catalog.db";
+/// The file whose lock keeps a second process out.
+pub const LOCK_NAME: &str = "catalog.lock";
+
+// `chunks`: one row a chunk of one account. `id` is the number of the hash function and the digest;
+// `copies` holds five bytes a copy, the node's number in big-endian and the reason, by node; `refs`
+// counts each place in each version that names the chunk. The index `under_copied` has only the
+// rows that repair has to look at.
+//
+// `entries`: the trees. The parent of what stands in an account's root is 0; `version` is NULL for
+// a directory. A removed file loses its entry and gets a row in `removed`; the chain `previous`
+// leads from a version to the one before it.
+//
+// `manifests`: the serials of a version in big-endian, `SERIALS_IN_PART` of them in each part but
+// the last. A short manifest stands in the version's own row instead.
+const TABLES: &str = "
+CREATE TABLE catalog (
+    id INTEGER PRIMARY KEY, format INTEGER NOT NULL, cluster BLOB NOT NULL, secret BLOB NOT NULL,
+    next_number INTEGER NOT NULL, files INTEGER NOT NULL, chunks INTEGER NOT NULL,
+    copies INTEGER NOT NULL);
+CREATE TABLE incarnations (
+    position INTEGER PRIMARY KEY, incarnation BLOB NOT NULL UNIQUE, started_at INTEGER NOT NULL);
+CREATE TABLE accounts (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, is_admin INTEGER NOT NULL);
+CREATE TABLE account_keys (fingerprint BLOB PRIMARY KEY, account INTEGER NOT NULL);
+CREATE TABLE invites (
+    fingerprint BLOB PRIMARY KEY, uses INTEGER NOT NULL, expires INTEGER NOT NULL);
+CREATE TABLE nodes (
+    id INTEGER PRIMARY KEY, invite BLOB NOT NULL, secret BLOB NOT NULL, incarnation BLOB,
+    address TEXT, zone TEXT NOT NULL, offered_bytes INTEGER NOT NULL, key_id INTEGER);
+CREATE TABLE chunks (
+    serial INTEGER PRIMARY KEY, account INTEGER NOT NULL, id BLOB NOT NULL,
+    length INTEGER NOT NULL, wanted INTEGER NOT NULL, refs INTEGER NOT NULL,
+    lease_until INTEGER NOT NULL, copies BLOB NOT NULL);
+CREATE UNIQUE INDEX chunk_ids ON chunks (account, id);
+CREATE INDEX under_copied ON chunks (serial) WHERE refs > 0 AND length(copies) < 5 * wanted;
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY, account INTEGER NOT NULL, parent INTEGER NOT NULL,
+    name TEXT NOT NULL, version INTEGER);
+CREATE UNIQUE INDEX entry_names ON entries (account, parent, name);
+CREATE TABLE versions (
+    version INTEGER PRIMARY KEY, account INTEGER NOT NULL, entry INTEGER NOT NULL,
+    previous INTEGER, committed_at INTEGER NOT NULL, ended_at INTEGER, size INTEGER NOT NULL,
+    chunk_count INTEGER NOT NULL, copies INTEGER NOT NULL, mtime_ms INTEGER NOT NULL,
+    is_executable INTEGER NOT NULL, serials BLOB);
+CREATE TABLE manifests (
+    version INTEGER NOT NULL, part INTEGER NOT NULL, serials BLOB NOT NULL,
+    PRIMARY KEY (version, part)) WITHOUT ROWID;
+CREATE TABLE removed (
+    entry INTEGER PRIMARY KEY, account INTEGER NOT NULL, path TEXT NOT NULL,
+    version INTEGER NOT NULL, removed_at INTEGER NOT NULL);
+CREATE TABLE staged (
+    number INTEGER PRIMARY KEY, account INTEGER NOT NULL, upload BLOB NOT NULL,
+    part INTEGER NOT NULL, staged_at INTEGER NOT NULL, ids BLOB NOT NULL);
+CREATE UNIQUE INDEX staged_parts ON staged (account, upload, part);
+CREATE TABLE requests (
+    number INTEGER PRIMARY KEY, request BLOB NOT NULL UNIQUE, account INTEGER NOT NULL,
+    kind TEXT NOT NULL, answered_at INTEGER NOT NULL, answer TEXT NOT NULL);
+";
+
+/// Takes the lock of the catalog in `dir`; it is held as long as the file is open.
+pub(super) fn lock(dir: &Path) -> Result<File, CatalogError> {
+    let path = dir.join(LOCK_NAME);
+    let io = |source| CatalogError::Io { doing: "lock", path: path.clone(), source };
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(CatalogError::Locked(dir.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(io(source)),
+    }
+}
+
+/// Makes the database of a new cluster, whole or not at all: it is filled under another name, made
+/// durable, and only then gets its own. The caller holds the lock.
+pub(super) fn create(
+    dir: &Path,
+    first_account: &str,
+    key_fingerprint: &[u8; 32],
+) -> Result<(), CatalogError> {
+    let path = dir.join(FILE_NAME);
+    if path.exists() {
+        return Err(CatalogError::AlreadyThere(dir.to_path_buf()));
+    }
+    let temporary = dir.join("catalog.db.new");
+    let io = |doing| {
+        let path = path.clone();
+        move |source| CatalogError::Io { doing, path, source }
+    };
+    // What a crashed attempt left behind was never a catalog.
+    for name in ["catalog.db.new", "catalog.db.new-journal"] {
+        match std::fs::remove_file(dir.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("clear the way for")(error));
+            }
+            _ => {}
+        }
+    }
+    let fill = || -> rusqlite::Result<()> {
+        let conn = Connection::open(&temporary)?;
+        conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
+        conn.execute_batch(TABLES)?;
+        conn.execute(
+            "INSERT INTO accounts (id, name, is_admin) VALUES (1, ?, 1)",
+            (first_account,),
+        )?;
+        conn.execute(
+            "INSERT INTO account_keys (fingerprint, account) VALUES (?, 1)",
+            (key_fingerprint,),
+        )?;
+        conn.execute(
+            "INSERT INTO catalog VALUES (1, ?, ?, ?, 1, 0, 0, 0)",
+            (FORMAT, ClusterId::random().as_bytes(), Secret::random().as_bytes()),
+        )?;
+        conn.close().map_err(|(_, error)| error)
+    };
+    fill().map_err(|source| CatalogError::Engine { doing: "make its tables", source })?;
+    set_private(&temporary).map_err(io("protect"))?;
+    let file = File::open(&temporary).map_err(io("open"))?;
+    durable::sync_file(&file, SyncPoint::StateData).map_err(io("sync"))?;
+    std::fs::rename(&temporary, &path).map_err(io("name"))?;
+    durable::entry_created(&path);
+    durable::sync_directory(dir, SyncPoint::StateDirectory).map_err(io("sync the directory of"))
+}
+
+/// The master secret is inside: nobody but the owner reads it. SQLite gives its log and its shared
+/// memory the permissions of the database.
+fn set_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+/// Opens the database for its one writer.
+pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
+    let path = dir.join(FILE_NAME);
+    if !path.exists() {
+        return Err(CatalogError::Missing(dir.to_path_buf()));
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&path, flags);
+    let conn = conn.map_err(|error| unreadable(&path, error))?;
+    // Before anything is written: a format of tomorrow is not ours to touch.
+    check_format(&conn, &path)?;
+    configure_writer(&conn)
+        .map_err(|source| CatalogError::Engine { doing: "be set up", source })?;
+    Ok(conn)
+}
+
+/// With `synchronous = FULL` in WAL mode each commit syncs the log once: the one sync that all
+/// operations of a batch share.
+fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
+    conn.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
+    let left_out = SyncPoint::CatalogCommit.is_left_out();
+    conn.pragma_update(None, "synchronous", if left_out { "OFF" } else { "FULL" })?;
+    conn.pragma_update(None, "foreign_keys", false)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", -8192)?;
+    conn.query_row("PRAGMA wal_autocheckpoint = 2000", (), |_| Ok(()))?;
+    conn.query_row("PRAGMA journal_size_limit = 33554432", (), |_| Ok(()))?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Opens the database for reading beside the writer.
+pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")?;
+    conn.pragma_update(None, "cache_size", -512)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(conn)
+}
+
+fn check_format(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
+    let format = conn.query_row("SELECT format FROM catalog WHERE id = 1", (), |row| row.get(0));
+    match format {
+        Ok(FORMAT) => Ok(()),
+        Ok(found) => Err(CatalogError::Format { path: path.into(), found, known: FORMAT }),
+        Err(error) => Err(unreadable(path, error)),
+    }
+}
+
+/// What a first look into the file that failed means.
+fn unreadable(path: &Path, error: rusqlite::Error) -> CatalogError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied | ErrorCode::ReadOnly) => {
+            CatalogError::Engine { doing: "be opened", source: error }
+        }
+        _ => CatalogError::Damaged(format!("{} cannot be read: {error}", path.display())),
+    }
+}
+
+/// What stands in the one row of `catalog`.
+pub(super) struct Head {
+    pub cluster: ClusterId,
+    pub secret: Secret,
+    pub sums: Sums,
+}
+
+pub(super) fn read_head(conn: &Connection) -> Done<Head> {
+    let sql = "SELECT cluster, secret, next_number, files, chunks, copies FROM catalog";
+    let head = conn.query_row(sql, (), |row| {
+        let sums = Sums {
+            next: super::rows::unsigned(row, 2)?,
+            files: super::rows::unsigned(row, 3)?,
+            chunks: super::rows::unsigned(row, 4)?,
+            copies: super::rows::unsigned(row, 5)?,
+        };
+        let cluster = ClusterId::from_bytes(row.get(0)?);
+        Ok(Head { cluster, secret: Secret::from_bytes(row.get(1)?), sums })
+    });
+    head.map_err(Stop::Sql)
+}
+
+/// The database of the catalog in `dir`.
+pub(super) fn database(dir: &Path) -> PathBuf {
+    dir.join(FILE_NAME)
+}

@@ -1,0 +1,374 @@
+//! The way of a chunk into a segment: its serial is claimed and its place reserved under the lock,
+//! its bytes are written outside of it.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use crate::ids::{ChunkId, MAX_CHUNK_BYTES, Serial};
+
+use super::error::StoreError;
+use super::format::{Body, FIRST_RECORD_AT, Reason, Record, record_bytes};
+use super::index::{Listed, fingerprint};
+use super::segment::{Segment, no_room_or};
+use super::store::{Claim, Failure, NewChunk, OpenSegment, State, Store, Ticket, Written, lock};
+
+impl Store {
+    /// Writes these chunks. They can be read, and may be confirmed, once `wait_durable` returned for
+    /// the ticket. A chunk whose serial is held already counts as written, after the copy on disk was
+    /// read and found whole.
+    ///
+    /// After an error none of them can be read (until a restart, which may find some of them whole).
+    pub fn append(&self, chunks: &[NewChunk<'_>]) -> Result<Ticket, StoreError> {
+        if let Some(chunk) = chunks.iter().find(|c| c.bytes.len() > MAX_CHUNK_BYTES as usize) {
+            return Err(StoreError::TooLarge { id: chunk.id, bytes: chunk.bytes.len() });
+        }
+        let mut ticket = Ticket(0);
+        let mut rest: Vec<&NewChunk<'_>> = chunks.iter().collect();
+        while !rest.is_empty() {
+            let mut sorted = self.sort_out(&rest)?;
+            ticket = ticket.max(self.write_claimed(&mut sorted.claimed)?);
+            rest.clear();
+            for chunk in sorted.held {
+                if !self.holds_whole(chunk)? {
+                    rest.push(chunk);
+                }
+            }
+            // Only now, with its own claims decided: two threads cannot wait for each other.
+            for chunk in sorted.elsewhere {
+                match self.wait_written(chunk.serial) {
+                    Some(written) => ticket = ticket.max(written),
+                    None => rest.push(chunk),
+                }
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// Takes a chunk out: at once for readers, for good once `wait_durable` returned for the ticket.
+    /// Needs no free space but the reserve. `NotFound` if it is not there, or was just taken out.
+    pub fn remove(&self, serial: Serial, id: &ChunkId) -> Result<Ticket, StoreError> {
+        self.bury(serial, id, Reason::Removed)
+    }
+
+    /// Takes out a chunk whose reading said `Corrupt`, so that it is never tried again. Reads it once
+    /// more: `Ok(None)` if it is whole, as when another thread was faster and it was stored anew.
+    pub fn drop_damaged(&self, serial: Serial, id: &ChunkId) -> Result<Option<Ticket>, StoreError> {
+        match self.verify(serial, id) {
+            Ok(()) => return Ok(None),
+            Err(StoreError::Corrupt { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.bury(serial, id, Reason::Damaged).map(Some)
+    }
+
+    fn bury(&self, serial: Serial, id: &ChunkId, reason: Reason) -> Result<Ticket, StoreError> {
+        let (entry, account) = self.entry_and_account(serial, id)?;
+        let hides = entry.place();
+        let body = Body::Tombstone { reason, hides };
+        let record = Record { serial, id: *id, account, body };
+        let (extent, taken) = {
+            let room = self.room_for(record_bytes(0));
+            // In one step with the tombstone's place: a chunk stored anew under this serial stands
+            // after it, so that the tombstone can never be taken for that one's. A damaged chunk
+            // must go from the index even if nothing can be written any more.
+            let taken = match (&room, reason) {
+                (Err(_), Reason::Removed) => None,
+                (Ok(_), _) | (Err(_), Reason::Damaged) => self.index_mut().remove(serial, hides),
+            };
+            if taken.is_some() && reason == Reason::Damaged {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+            let mut state = room?;
+            let Some(taken) = taken else { return Err(StoreError::NotFound(*id)) };
+            state.used += record_bytes(0);
+            (self.take_extent(&mut state, [0]), taken)
+        };
+        let written = extent.write(&[(record, &[])]);
+        if written.is_err() && reason == Reason::Removed {
+            let _state = lock(&self.state);
+            let mut index = self.index_mut();
+            if index.get(serial).is_none() {
+                index.insert(serial, taken);
+            }
+        }
+        written
+    }
+
+    /// Sorts chunks by what is to be done, and claims those that are new.
+    pub(super) fn sort_out<'a, 'b>(
+        &'a self,
+        chunks: &[&'a NewChunk<'b>],
+    ) -> Result<Sorted<'a, 'b>, StoreError> {
+        let claimed = Claimed { store: self, chunks: Vec::new() };
+        let mut sorted = Sorted { claimed, held: Vec::new(), elsewhere: Vec::new() };
+        // After an error, dropping `sorted` gives the claims back: the lock must be free by then.
+        let outcome = {
+            let mut state = lock(&self.state);
+            self.sort_under_lock(&mut state, chunks, &mut sorted)
+        };
+        outcome.map(|()| sorted)
+    }
+
+    fn sort_under_lock<'a, 'b>(
+        &self,
+        state: &mut State,
+        chunks: &[&'a NewChunk<'b>],
+        sorted: &mut Sorted<'a, 'b>,
+    ) -> Result<(), StoreError> {
+        state.check()?;
+        let index = self.index();
+        let taken =
+            |chunk: &NewChunk<'_>| StoreError::SerialTaken { serial: chunk.serial, id: chunk.id };
+        for chunk in chunks {
+            if let Some(claim) = state.claims.get(&chunk.serial.0) {
+                if claim.id != chunk.id {
+                    return Err(taken(chunk));
+                }
+                sorted.elsewhere.push(chunk);
+            } else if let Some(entry) = index.get(chunk.serial) {
+                if entry.fingerprint != fingerprint(&chunk.id)
+                    || entry.length as usize != chunk.bytes.len()
+                {
+                    return Err(taken(chunk));
+                }
+                sorted.held.push(chunk);
+            } else {
+                state.claims.insert(chunk.serial.0, Claim { id: chunk.id, round: None });
+                state.used += chunk_record_bytes(chunk);
+                sorted.claimed.chunks.push(chunk);
+            }
+        }
+        let needed = sorted.claimed.bytes();
+        let free = self.options.offered_bytes.saturating_sub(state.used - needed);
+        if needed > free {
+            return Err(StoreError::NoSpace { needed, free });
+        }
+        Ok(())
+    }
+
+    /// Writes all that was claimed, in as many segments as it takes.
+    fn write_claimed(&self, claimed: &mut Claimed<'_, '_>) -> Result<Ticket, StoreError> {
+        let mut ticket = Ticket(0);
+        if claimed.chunks.is_empty() {
+            return Ok(ticket);
+        }
+        self.meter.admit(claimed.bytes())?;
+        while let Some(first) = claimed.chunks.first() {
+            let records: Vec<(Record, &[u8])> =
+                claimed.chunks.iter().map(|c| to_record(c)).collect();
+            let extent = {
+                let mut state = self.room_for(chunk_record_bytes(first))?;
+                self.take_extent(&mut state, claimed.chunks.iter().map(|c| chunk_length(c)))
+            };
+            let count = extent.count;
+            ticket = ticket.max(extent.write(&records[..count])?);
+            claimed.chunks.drain(..count);
+        }
+        Ok(ticket)
+    }
+
+    /// True if the copy on disk is these bytes; takes it out if it is damaged.
+    fn holds_whole(&self, chunk: &NewChunk<'_>) -> Result<bool, StoreError> {
+        match self.verify(chunk.serial, &chunk.id) {
+            Ok(()) => Ok(true),
+            Err(StoreError::Corrupt { .. }) => {
+                match self.drop_damaged(chunk.serial, &chunk.id) {
+                    // Its tombstone is written before the new copy, and is durable no later.
+                    Ok(_) | Err(StoreError::NotFound(_)) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+            // Under this serial stands another chunk with the same fingerprint, or none any more.
+            Err(StoreError::NotFound(id)) if self.index().get(chunk.serial).is_some() => {
+                Err(StoreError::SerialTaken { serial: chunk.serial, id })
+            }
+            Err(StoreError::NotFound(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for another thread to have written this serial; `None` if it is decided already.
+    fn wait_written(&self, serial: Serial) -> Option<Ticket> {
+        let mut state = lock(&self.state);
+        loop {
+            match state.claims.get(&serial.0) {
+                None => return None,
+                Some(Claim { round: Some(round), .. }) => return Some(Ticket(*round)),
+                Some(Claim { round: None, .. }) => {
+                    state.claim_waiters += 1;
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.claim_waiters -= 1;
+                }
+            }
+        }
+    }
+
+    /// The state, with room in the active segment for a record of that size. One thread makes the
+    /// next segment when there is none; the others wait for it.
+    fn room_for(&self, bytes: u64) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = lock(&self.state);
+        loop {
+            state.check()?;
+            if state.active().fits(bytes, self.options.segment_limit()) {
+                return Ok(state);
+            }
+            if state.rolling {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.rolling = true;
+            let number = state.active().segment.number + 1;
+            drop(state);
+            let made = Segment::create(&self.directory, number);
+            state = lock(&self.state);
+            state.rolling = false;
+            self.changed.notify_all();
+            match made {
+                Ok(segment) => {
+                    state.used += FIRST_RECORD_AT;
+                    state.open.push(OpenSegment::new(
+                        Arc::new(segment),
+                        FIRST_RECORD_AT,
+                        Vec::new(),
+                    ));
+                }
+                Err(StoreError::Failed { path, source }) => {
+                    state.failed.get_or_insert(Failure { path, source });
+                    self.synced.notify_all();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Gives records with data of these lengths, as many as fit, a place in the active segment,
+    /// where the first one must fit.
+    fn take_extent(&self, state: &mut State, lengths: impl IntoIterator<Item = u32>) -> Extent<'_> {
+        let limit = self.options.segment_limit();
+        let active = state.active();
+        let offset = active.end;
+        let mut count = 0;
+        for bytes in lengths.into_iter().map(record_bytes) {
+            if !active.fits(bytes, limit) {
+                break;
+            }
+            active.end += bytes;
+            active.records += 1;
+            count += 1;
+        }
+        active.in_flight += 1;
+        Extent { store: self, segment: active.segment.clone(), offset, count, ended: false }
+    }
+}
+
+fn chunk_record_bytes(chunk: &NewChunk<'_>) -> u64 {
+    record_bytes(chunk_length(chunk))
+}
+
+fn chunk_length(chunk: &NewChunk<'_>) -> u32 {
+    u32::try_from(chunk.bytes.len()).expect("checked at the start of `append`")
+}
+
+fn to_record<'b>(chunk: &NewChunk<'b>) -> (Record, &'b [u8]) {
+    let NewChunk { id, serial, account, bytes } = *chunk;
+    (Record { serial, id, account, body: Body::Chunk { length: chunk_length(chunk) } }, bytes)
+}
+
+/// The chunks of one call, by what is to be done with them.
+pub(super) struct Sorted<'a, 'b> {
+    /// To be written by this call.
+    claimed: Claimed<'a, 'b>,
+    /// In the index.
+    held: Vec<&'a NewChunk<'b>>,
+    /// Claimed already: by another call, or by this one if it names a serial twice.
+    elsewhere: Vec<&'a NewChunk<'b>>,
+}
+
+/// Chunks that this call has claimed and not written yet. Dropping it gives them back.
+pub(super) struct Claimed<'a, 'b> {
+    store: &'a Store,
+    chunks: Vec<&'a NewChunk<'b>>,
+}
+
+impl Claimed<'_, '_> {
+    fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|chunk| chunk_record_bytes(chunk)).sum()
+    }
+}
+
+impl Drop for Claimed<'_, '_> {
+    fn drop(&mut self) {
+        if self.chunks.is_empty() {
+            return;
+        }
+        let mut state = lock(&self.store.state);
+        for chunk in &self.chunks {
+            state.claims.remove(&chunk.serial.0);
+        }
+        state.used -= self.bytes();
+        self.store.changed.notify_all();
+    }
+}
+
+/// A place in a segment for some records, until they are written there. Dropping it without that
+/// leaves a gap in the file.
+struct Extent<'a> {
+    store: &'a Store,
+    segment: Arc<Segment>,
+    offset: u64,
+    count: usize,
+    ended: bool,
+}
+
+impl Extent<'_> {
+    /// Writes the `count` records that the place is for, and puts them into the current round.
+    fn write(mut self, records: &[(Record, &[u8])]) -> Result<Ticket, StoreError> {
+        if let Err(error) = self.segment.write(self.offset, records) {
+            return Err(match no_room_or("write", &self.segment.path, error) {
+                StoreError::NoSpace { .. } => {
+                    let needed = records.iter().map(|(r, _)| record_bytes(r.body.length())).sum();
+                    StoreError::NoSpace { needed, free: self.store.meter.look().unwrap_or(0) }
+                }
+                error => error,
+            });
+        }
+        let mut state = lock(&self.store.state);
+        let round = state.round;
+        let mut at = self.offset;
+        for (record, _) in records {
+            let offset = u32::try_from(at).expect("segments are shorter than 4 GiB");
+            let Record { serial, id, body, .. } = record;
+            let listed =
+                Listed { serial: *serial, offset, fingerprint: fingerprint(id), body: *body };
+            state.written.push(Written { segment: self.segment.number, listed });
+            if let (Body::Chunk { .. }, Some(claim)) = (body, state.claims.get_mut(&serial.0)) {
+                claim.round = Some(round);
+            }
+            at += record_bytes(body.length());
+        }
+        let open = state.open_segment(self.segment.number);
+        open.unsynced += records.len();
+        open.in_flight -= 1;
+        self.ended = true;
+        if state.claim_waiters > 0 {
+            self.store.changed.notify_all();
+        }
+        Ok(Ticket(round))
+    }
+}
+
+impl Drop for Extent<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            lock(&self.store.state).open_segment(self.segment.number).in_flight -= 1;
+        }
+    }
+}
+
+impl OpenSegment {
+    /// A segment whose records so far are all durable.
+    pub fn new(segment: Arc<Segment>, end: u64, listed: Vec<Listed>) -> OpenSegment {
+        let records = listed.len();
+        OpenSegment { segment, end, records, in_flight: 0, unsynced: 0, listed }
+    }
+}

@@ -1,0 +1,288 @@
+//! A second reader of a store's directory, for a stopped node: says what is there and what is wrong,
+//! and changes nothing. It shares the constants of `format` with the store and no code, so that it
+//! can bear witness against it.
+
+use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::WallTime;
+use crate::ids::{AccountId, ChunkId, ClusterId, NodeId, Serial};
+
+use super::check_segment::{self, Content};
+use super::format::FORMAT_VERSION;
+
+/// Why a directory cannot be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error("{0} holds no chunk store: is its disk mounted?")]
+    NotAStore(PathBuf),
+    #[error("{0} is in use by a running node: stop it first")]
+    Locked(PathBuf),
+    #[error("{path} is not the marker of a chunk store")]
+    BadMarker { path: PathBuf, source: serde_json::Error },
+    #[error("{path} has format {found}: this program knows {known}")]
+    Version { path: PathBuf, found: u32, known: u32 },
+    #[error("cannot {doing} {path}")]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+}
+
+/// What a directory holds.
+#[derive(Debug, Clone, Serialize)]
+pub struct CheckReport {
+    /// The cluster that the store belongs to.
+    pub cluster: ClusterId,
+    /// The node of that cluster.
+    pub node: NodeId,
+    /// When the store was made.
+    pub created: WallTime,
+    /// The segment files.
+    pub segments: Vec<CheckedSegment>,
+    /// Numbers of segments which should be there and are not.
+    pub missing: Vec<RangeInclusive<u32>>,
+    /// The chunks that are whole, by serial: their blocks match their checksums, and their bytes
+    /// their id.
+    pub chunks: Vec<LiveChunk>,
+    /// What was taken out.
+    pub tombstones: Vec<Tombstone>,
+    /// What is not as it should be, or only unusual.
+    pub findings: Vec<Finding>,
+}
+
+/// One segment file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckedSegment {
+    pub number: u32,
+    pub bytes: u64,
+    /// Its good records, tombstones and dead chunks included.
+    pub records: usize,
+    pub hint: HintState,
+}
+
+/// What a segment's hint file is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HintState {
+    /// As for the segment that is appended to, and after a crash.
+    Missing,
+    /// The next start makes it anew.
+    Invalid,
+    /// It matches its segment.
+    Good,
+    /// It verifies, and lists something that is not there.
+    Wrong,
+}
+
+/// A chunk that is whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LiveChunk {
+    pub serial: Serial,
+    pub id: ChunkId,
+    pub account: AccountId,
+    pub length: u32,
+    pub segment: u32,
+    pub offset: u64,
+}
+
+/// The record of a chunk's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Tombstone {
+    pub serial: Serial,
+    pub id: ChunkId,
+    /// True if the chunk was damaged, false if it was removed.
+    pub was_damaged: bool,
+    pub segment: u32,
+    pub offset: u64,
+}
+
+/// Something found in a segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub kind: FindingKind,
+    pub segment: u32,
+    pub offset: u64,
+    pub bytes: u64,
+    /// The chunk, where its record's header can be read.
+    pub serial: Option<Serial>,
+}
+
+/// What kind of thing it is, and how bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FindingKind {
+    /// Bytes that are not what was written, with good records after them.
+    Damage,
+    /// One of the two headers of a segment is bad; nothing is lost as long as the other is good.
+    Header,
+    /// Blocks that match their checksums, of a chunk that does not match its id.
+    WrongHash,
+    /// A tail without a whole record, as a crash leaves it: the next start cuts it off.
+    TornTail,
+    /// The place of a write that was never finished.
+    Gap,
+}
+
+impl FindingKind {
+    /// False for what a crash may leave behind.
+    pub fn is_damage(self) -> bool {
+        match self {
+            FindingKind::Damage | FindingKind::Header | FindingKind::WrongHash => true,
+            FindingKind::TornTail | FindingKind::Gap => false,
+        }
+    }
+}
+
+impl CheckReport {
+    /// True if nothing is damaged or missing. What a crash may leave is no damage.
+    pub fn is_sound(&self) -> bool {
+        let hints_are_good = self.segments.iter().all(|s| s.hint != HintState::Wrong);
+        hints_are_good && self.missing.is_empty() && self.damage().next().is_none()
+    }
+
+    /// The findings that are damage.
+    pub fn damage(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(|finding| finding.kind.is_damage())
+    }
+
+    /// The whole chunk with that serial.
+    pub fn chunk(&self, serial: Serial) -> Option<&LiveChunk> {
+        let found = self.chunks.binary_search_by_key(&serial, |chunk| chunk.serial);
+        found.ok().map(|at| &self.chunks[at])
+    }
+}
+
+/// Reads all of the store in `directory`, and verifies all of it.
+pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
+    let marker = read_marker(&directory.join("store.json"), directory)?;
+    // Held to the end: a node that starts meanwhile is refused, and does not change what is read.
+    let _lock = lock_out(&directory.join("lock"), directory)?;
+    let segments = directory.join("segments");
+    let mut report = CheckReport {
+        cluster: marker.cluster,
+        node: marker.node,
+        created: marker.created,
+        segments: Vec::new(),
+        missing: Vec::new(),
+        chunks: Vec::new(),
+        tombstones: Vec::new(),
+        findings: Vec::new(),
+    };
+    let mut live = BTreeMap::new();
+    let mut expected = 1;
+    for number in list_segments(&segments)? {
+        if number != expected {
+            report.missing.push(expected..=number - 1);
+        }
+        expected = number + 1;
+        let path = segments.join(format!("{number:08}.seg"));
+        let failed = |source| CheckError::Io { doing: "read", path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let content = check_segment::read(&file, number).map_err(failed)?;
+        let hint = check_segment::judge_hint(&segments, number, &content);
+        take_in(&mut report, &mut live, number, content, hint);
+    }
+    if expected == 1 {
+        // A store has its first segment before it has its marker.
+        report.missing.push(1..=1);
+    }
+    report.chunks = live.into_values().collect();
+    Ok(report)
+}
+
+/// Applies a segment's records, after those of all segments before it.
+fn take_in(
+    report: &mut CheckReport,
+    live: &mut BTreeMap<Serial, LiveChunk>,
+    number: u32,
+    content: Content,
+    hint: HintState,
+) {
+    let (bytes, records) = (content.bytes, content.records.len());
+    report.segments.push(CheckedSegment { number, bytes, records, hint });
+    report.findings.extend(content.findings);
+    for record in content.records {
+        let (serial, id, offset) = (record.serial, record.id, record.offset);
+        if record.kind == 1 {
+            let (account, length) = (record.account, record.length);
+            let chunk = LiveChunk { serial, id, account, length, segment: number, offset };
+            live.insert(serial, chunk);
+            continue;
+        }
+        let hidden = (record.hidden_segment, u64::from(record.hidden_offset));
+        if live.get(&serial).is_some_and(|chunk| (chunk.segment, chunk.offset) == hidden) {
+            live.remove(&serial);
+        }
+        let was_damaged = record.kind == 3;
+        report.tombstones.push(Tombstone { serial, id, was_damaged, segment: number, offset });
+    }
+}
+
+#[derive(Deserialize)]
+struct Marker {
+    cluster: ClusterId,
+    node: NodeId,
+    created: WallTime,
+}
+
+#[derive(Deserialize)]
+struct MarkerFormat {
+    format: u32,
+}
+
+fn read_marker(path: &Path, directory: &Path) -> Result<Marker, CheckError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(CheckError::NotAStore(directory.to_path_buf()));
+        }
+        Err(source) => {
+            return Err(CheckError::Io { doing: "read", path: path.to_path_buf(), source });
+        }
+    };
+    let bad = |source| CheckError::BadMarker { path: path.to_path_buf(), source };
+    let MarkerFormat { format } = serde_json::from_slice(&text).map_err(bad)?;
+    if format != FORMAT_VERSION {
+        let path = path.to_path_buf();
+        return Err(CheckError::Version { path, found: format, known: FORMAT_VERSION });
+    }
+    serde_json::from_slice(&text).map_err(bad)
+}
+
+/// Takes a lock that a running node excludes; none if there is no lock file, which is not created.
+fn lock_out(path: &Path, directory: &Path) -> Result<Option<File>, CheckError> {
+    let failed = |source| CheckError::Io { doing: "lock", path: path.to_path_buf(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(failed(source)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(CheckError::Locked(directory.to_path_buf())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// The numbers of the segments there are, in order; none if even their directory is gone.
+fn list_segments(directory: &Path) -> Result<Vec<u32>, CheckError> {
+    let failed = |source| CheckError::Io { doing: "list", path: directory.to_path_buf(), source };
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failed(source)),
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 8);
+        if let Some(number) = digits.and_then(|digits| digits.parse().ok()).filter(|n| *n > 0) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
