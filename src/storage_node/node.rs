@@ -24,7 +24,7 @@ use super::shared::Shared;
 
 /// A storage node that runs in this process. Dropping it stops it, too.
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     node: NodeId,
     server: Server,
     control: Option<JoinHandle<()>>,
