@@ -217,7 +217,7 @@ fn read_chunk(row: &Row<'_>, tables: &mut Tables) -> rusqlite::Result<()> {
     if id.is_none() {
         tables.problems.push(format!("chunk {serial} has no well-formed id"));
     }
-    if copies.len() % 5 != 0 {
+    if !copies.len().is_multiple_of(5) {
         tables.problems.push(format!("chunk {serial} has {} bytes of copies", copies.len()));
     }
     let node = |copy: &[u8]| u32::from_be_bytes([copy[0], copy[1], copy[2], copy[3]]);

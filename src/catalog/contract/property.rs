@@ -123,9 +123,8 @@ fn directories() -> impl Strategy<Value = String> {
 }
 
 fn file_paths() -> impl Strategy<Value = RemotePath> {
-    (directories(), select(vec!["f", "g", "f", "g", "f", "g", "a"])).prop_map(|(directory, name)| {
-        path(&format!("{}/{name}", directory.trim_end_matches('/')))
-    })
+    (directories(), select(vec!["f", "g", "f", "g", "f", "g", "a"]))
+        .prop_map(|(directory, name)| path(&format!("{}/{name}", directory.trim_end_matches('/'))))
 }
 
 fn paths() -> impl Strategy<Value = RemotePath> {
