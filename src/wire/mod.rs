@@ -6,6 +6,10 @@ pub mod fault;
 pub mod frame;
 pub mod list;
 pub mod node_to_main;
+#[cfg(test)]
+mod protocol_doc;
+#[cfg(test)]
+mod tests;
 pub mod to_main;
 pub mod to_node;
 

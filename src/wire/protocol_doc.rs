@@ -1,0 +1,1 @@
+//! protocol.md, held against the code.
