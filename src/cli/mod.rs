@@ -5,5 +5,6 @@ pub mod exit;
 pub mod logging;
 pub mod main_server;
 pub mod signals;
+pub mod storage_node;
 
 pub use crate::size;
