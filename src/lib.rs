@@ -10,5 +10,6 @@ pub mod remote_path;
 pub mod segments;
 pub mod server;
 pub mod size;
+pub mod storage_node;
 pub mod token;
 pub mod wire;

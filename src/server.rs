@@ -1,17 +1,23 @@
 //! A server's skeleton: the accept loop, a thread for each connection, limits, the orderly stop.
 //! It knows no message: what is said on a connection is the role's business.
 
-use std::collections::HashMap;
+mod budget;
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde::Serialize;
+pub use budget::{Budget, Share};
+pub use connection::ServerConnection;
 
-use crate::wire::frame::{self, FrameError, FrameReader, Head, PayloadBuffer};
+use crate::wire::frame::{self, Pace};
 use crate::wire::{Fault, FaultCode, Outcome};
 
 /// The limits of a server.
@@ -23,6 +29,16 @@ pub struct Limits {
     pub node_connections: usize,
     /// How long a connection may be silent between messages.
     pub idle_timeout: Duration,
+    /// How long it may be silent before its `hello`.
+    pub hello_timeout: Duration,
+    /// How long a message may take on its way.
+    pub pace: Pace,
+    /// Bytes of JSON that all requests in work may have together, small ones aside.
+    pub json_bytes: u64,
+    /// How long a connection that ends waits for its peer to have read the last answer.
+    pub farewell: Duration,
+    /// Stack of a connection's thread, in bytes; only what is used of it costs memory.
+    pub stack_bytes: usize,
     /// How long connections have to finish what they are doing once the server stops.
     pub stop_grace: Duration,
 }
@@ -33,6 +49,11 @@ impl Default for Limits {
             connections: 10_000,
             node_connections: 1_000,
             idle_timeout: Duration::from_secs(600),
+            hello_timeout: Duration::from_secs(10),
+            pace: Pace::default(),
+            json_bytes: 64 << 20,
+            farewell: Duration::from_secs(1),
+            stack_bytes: 512 * 1024,
             stop_grace: Duration::from_secs(5),
         }
     }
@@ -54,6 +75,7 @@ pub struct Server {
 
 struct Shared {
     limits: Limits,
+    json_budget: Arc<Budget>,
     connections: Mutex<Connections>,
     /// Told when a connection has ended and when the server begins to stop.
     changed: Condvar,
@@ -66,14 +88,28 @@ struct Shared {
 struct Connections {
     stopping: bool,
     next: u64,
-    nodes: usize,
-    open: HashMap<u64, TcpStream>,
+    /// How many of `open` have a client's place.
+    clients: usize,
+    open: HashMap<u64, Arc<TcpStream>>,
+    /// Those of `open` that have not said a good `hello`, by age: when there is no room, the oldest
+    /// of them gives way. Otherwise whoever opens connections and says nothing shuts all others out.
+    new: BTreeSet<u64>,
+    /// Refusals under way, each in a thread of its own.
+    refusals: usize,
 }
+
+/// How many connections beyond the limit there may be while others give way, and how many
+/// refusals under way.
+const MARGIN: usize = 32;
 
 impl Shared {
     /// The table holds no invariant across its lock that a panic could break.
     fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 }
 
@@ -86,6 +122,7 @@ impl Server {
     ) -> io::Result<Server> {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
+            json_budget: Budget::new(limits.json_bytes),
             limits,
             connections: Mutex::new(Connections::default()),
             changed: Condvar::new(),
@@ -107,7 +144,8 @@ impl Server {
         self.shared.lock().open.len()
     }
 
-    /// Stops in order: no new connection, no new request; requests that have arrived are answered.
+    /// Stops in order: no new connection, and what is asked from now on is answered `stopping`;
+    /// requests in work are finished and answered.
     /// What is not done within the grace time is cut off, so this returns within twice that time
     /// even when peers hang.
     pub fn stop(&mut self) {
@@ -156,16 +194,23 @@ impl Drop for Server {
 }
 
 fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
+    let mut is_failing = false;
     loop {
         let accepted = listener.accept();
-        if shared.lock().stopping {
+        if shared.is_stopping() {
             return;
         }
         match accepted {
-            Ok((stream, peer)) => admit(stream, peer, shared, service),
+            Ok((stream, peer)) => {
+                is_failing = false;
+                admit(stream, peer, shared, service);
+            }
             Err(error) => {
                 // Out of file descriptors, most likely: others end, so a moment's wait is a cure.
-                log::warn!("a connection could not be accepted error={error}");
+                if !is_failing {
+                    log::warn!("connections cannot be accepted, trying on error={error}");
+                }
+                is_failing = true;
                 let connections = shared.lock();
                 let wait = Duration::from_millis(100);
                 drop(shared.changed.wait_timeout_while(connections, wait, |c| !c.stopping));
@@ -176,222 +221,131 @@ fn accept_loop(listener: &TcpListener, shared: &Arc<Shared>, service: &Arc<dyn S
 
 /// Gives the connection its thread, or tells it that there is no room.
 fn admit(stream: TcpStream, peer: SocketAddr, shared: &Arc<Shared>, service: &Arc<dyn Service>) {
-    let Ok(listed) = stream.try_clone() else {
-        return refuse(&stream, FaultCode::Busy, "the server is out of file descriptors");
+    let stream = Arc::new(stream);
+    let Some(slot) = Slot::claim(shared, &stream) else {
+        return refuse_aside(stream, shared);
     };
-    let number = {
-        let mut connections = shared.lock();
-        if connections.open.len() >= shared.limits.connections {
-            drop(connections);
-            return refuse(&stream, FaultCode::Busy, "the server has all the connections it takes");
-        }
-        connections.next += 1;
-        let number = connections.next;
-        connections.open.insert(number, listed);
-        number
-    };
-    let slot = Slot { number, is_node: false, shared: shared.clone() };
-    let (service, for_thread) = (service.clone(), stream);
-    // Kept back for the case that no thread can start.
-    let spare = for_thread.try_clone();
-    let spawned = thread::Builder::new()
-        .name("connection".to_string())
-        .stack_size(512 * 1024)
-        .spawn(move || serve_connection(for_thread, peer, slot, &*service));
+    let (service, for_thread) = (service.clone(), stream.clone());
+    let spawned = connection_thread(&shared.limits)
+        .spawn(move || serve_connection(ServerConnection::new(for_thread, peer, slot), &*service));
     if let Err(error) = spawned {
         log::warn!("no thread for a connection peer={peer} error={error}");
-        if let Ok(stream) = spare {
-            refuse(
-                &stream,
-                FaultCode::Busy,
-                "the server cannot start a thread for this connection",
-            );
-        }
+        let why = "the server cannot start a thread for this connection";
+        // In the accept loop's own time: short of threads, it had better not go on at full speed.
+        refuse(&stream, why, Duration::from_millis(100));
     }
 }
 
-fn refuse(stream: &TcpStream, code: FaultCode, why: &str) {
-    let reply: Outcome<()> = Outcome::Fault(Fault::new(code, why));
-    // A fresh socket's buffer takes this at once; if not, the peer sees the close alone.
-    if stream.set_nonblocking(true).is_ok() {
-        let _ = frame::write_message(stream, &frame::encode(&reply), &[]);
+fn connection_thread(limits: &Limits) -> thread::Builder {
+    thread::Builder::new().name("connection".to_string()).stack_size(limits.stack_bytes)
+}
+
+/// Tells a connection for which there is no room, in a thread of its own if it can have one.
+fn refuse_aside(stream: Arc<TcpStream>, shared: &Arc<Shared>) {
+    let mut connections = shared.lock();
+    if connections.stopping || connections.refusals >= MARGIN {
+        return;
+    }
+    connections.refusals += 1;
+    drop(connections);
+    let refusal = Refusal(shared.clone());
+    let spawned = connection_thread(&shared.limits).spawn(move || {
+        let why = "the server has all the connections it takes";
+        refuse(&stream, why, refusal.0.limits.farewell);
+    });
+    if let Err(error) = spawned {
+        log::debug!("no thread for a refusal error={error}");
     }
 }
 
-fn serve_connection(stream: TcpStream, peer: SocketAddr, slot: Slot, service: &dyn Service) {
-    if let Err(error) = stream.set_nodelay(true) {
-        log::debug!("connection without TCP_NODELAY peer={peer} error={error}");
+fn refuse(stream: &TcpStream, why: &str, patience: Duration) {
+    let reply = Outcome::<()>::Fault(Fault::new(FaultCode::Busy, why));
+    let pace = Pace { base: patience, ..Pace::default() };
+    if frame::write_message_within(stream, pace, &frame::encode(&reply), &[]).is_ok() {
+        frame::say_farewell(stream, patience);
     }
-    let mut connection =
-        ServerConnection { stream, peer, slot, reader: FrameReader::default(), json: Vec::new() };
+}
+
+/// A refusal under way, counted until it is over.
+struct Refusal(Arc<Shared>);
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        self.0.lock().refusals -= 1;
+    }
+}
+
+fn serve_connection(mut connection: ServerConnection, service: &dyn Service) {
+    connection.set_nodelay();
     if catch_unwind(AssertUnwindSafe(|| service.serve(&mut connection))).is_err() {
-        log::error!("a request ended in a panic; its connection is closed peer={peer}");
+        connection.admit_panic();
     }
+    connection.say_farewell();
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Node,
+    Client,
 }
 
 /// A connection's place in the table, given back when it ends, however it ends.
 struct Slot {
     number: u64,
-    is_node: bool,
+    place: Option<Place>,
     shared: Arc<Shared>,
+}
+
+impl Slot {
+    /// Lists a new connection; `None` when there is no room or the server stops.
+    fn claim(shared: &Arc<Shared>, stream: &Arc<TcpStream>) -> Option<Slot> {
+        let mut guard = shared.lock();
+        let connections = &mut *guard;
+        if connections.stopping {
+            return None;
+        }
+        if connections.open.len() >= shared.limits.connections {
+            let oldest = connections.new.pop_first()?;
+            if let Some(stream) = connections.open.get(&oldest) {
+                // Its thread wakes and leaves the table; until then the margin bears both.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+            if connections.open.len() >= shared.limits.connections + MARGIN {
+                return None;
+            }
+        }
+        connections.next += 1;
+        let number = connections.next;
+        connections.open.insert(number, stream.clone());
+        connections.new.insert(number);
+        Some(Slot { number, place: None, shared: shared.clone() })
+    }
+
+    fn take_place(&mut self, is_node: bool) -> bool {
+        let mut connections = self.shared.lock();
+        let limits = &self.shared.limits;
+        let wanted = if is_node { Place::Node } else { Place::Client };
+        if self.place == Some(wanted) {
+            return true;
+        }
+        let for_clients = limits.connections.saturating_sub(limits.node_connections);
+        if wanted == Place::Client && connections.clients >= for_clients {
+            return false;
+        }
+        connections.clients += usize::from(wanted == Place::Client);
+        connections.clients -= usize::from(self.place == Some(Place::Client));
+        connections.new.remove(&self.number);
+        self.place = Some(wanted);
+        true
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut connections = self.shared.lock();
-        if let Some(stream) = connections.open.remove(&self.number) {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-        connections.nodes -= usize::from(self.is_node);
+        connections.open.remove(&self.number);
+        connections.new.remove(&self.number);
+        connections.clients -= usize::from(self.place == Some(Place::Client));
         self.shared.changed.notify_all();
-    }
-}
-
-/// The server end of a connection.
-pub struct ServerConnection {
-    stream: TcpStream,
-    peer: SocketAddr,
-    slot: Slot,
-    reader: FrameReader,
-    json: Vec<u8>,
-}
-
-impl ServerConnection {
-    /// Who is at the other end.
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
-    /// Waits for the next request and reads its JSON, which `request_json` then has. `None` when
-    /// the connection is over: the peer closed it, was silent for too long, sent what no reader
-    /// can keep in step with (it is told), or the server stops.
-    pub fn next_request(&mut self) -> Option<Head> {
-        let idle = self.slot.shared.limits.idle_timeout;
-        let read = self.reader.read_message(&self.stream, idle, &mut self.json);
-        match read {
-            Ok(head) => head,
-            Err(error) => {
-                self.tell_and_log(error);
-                None
-            }
-        }
-    }
-
-    /// The JSON of the request that was read last.
-    pub fn request_json(&self) -> &[u8] {
-        &self.json
-    }
-
-    /// Bytes of the request's payload that were not read yet.
-    pub fn payload_left(&self) -> u32 {
-        self.reader.payload_left()
-    }
-
-    /// Reads the request's payload, and shows each piece as it arrives. A payload that is not read
-    /// is passed over before the next request. `false` when the connection is over.
-    pub fn read_payload(&mut self, buffer: &mut PayloadBuffer, seen: impl FnMut(&[u8])) -> bool {
-        match self.reader.read_payload(&self.stream, buffer, seen) {
-            Ok(()) => true,
-            Err(error) => {
-                self.tell_and_log(error);
-                false
-            }
-        }
-    }
-
-    /// Passes over the rest of the request's payload. `false` when the connection is over.
-    pub fn skip_payload(&mut self) -> bool {
-        self.reader.skip_payload(&self.stream).map_err(|error| self.tell_and_log(error)).is_ok()
-    }
-
-    /// Answers. `false` when the connection is over.
-    pub fn reply<T: Serialize>(&mut self, reply: Result<T, Fault>, payload: &[&[u8]]) -> bool {
-        let json = frame::encode(&Outcome::from(reply));
-        match frame::write_message(&self.stream, &json, payload) {
-            Ok(()) => true,
-            Err(error) => {
-                log::debug!("no reply could be sent peer={} error={error}", self.peer);
-                false
-            }
-        }
-    }
-
-    /// Counts the connection as a node's from now on, or as a client's, for which there are fewer
-    /// places. `false` when there is none left: the caller answers `busy` and ends.
-    pub fn take_place(&mut self, is_node: bool) -> bool {
-        let mut connections = self.slot.shared.lock();
-        let limits = &self.slot.shared.limits;
-        if is_node && !self.slot.is_node {
-            connections.nodes += 1;
-            self.slot.is_node = true;
-        }
-        let clients = connections.open.len() - connections.nodes;
-        is_node || clients <= limits.connections.saturating_sub(limits.node_connections)
-    }
-
-    /// Gives back the memory of a large request before the connection idles.
-    pub fn shrink(&mut self) {
-        const KEPT_BYTES: usize = 8 * 1024;
-        if self.json.capacity() > KEPT_BYTES {
-            self.json = Vec::new();
-        }
-    }
-
-    fn tell_and_log(&mut self, error: FrameError) {
-        let fault = match &error {
-            FrameError::TooLarge { .. } => Some(FaultCode::TooLarge),
-            FrameError::TimedOut => Some(FaultCode::Timeout),
-            FrameError::CutOff | FrameError::Idle | FrameError::Io(_) => None,
-        };
-        log::debug!("connection over peer={} error={error}", self.peer);
-        if let Some(code) = fault {
-            refuse(&self.stream, code, &error.to_string());
-        }
-    }
-}
-
-/// Bytes that may be held at once by all requests of a kind. Whoever would exceed it waits.
-pub struct Budget {
-    left: Mutex<u64>,
-    freed: Condvar,
-    total: u64,
-}
-
-/// Bytes taken from a budget, given back on drop.
-pub struct Share {
-    budget: Arc<Budget>,
-    bytes: u64,
-}
-
-impl Budget {
-    /// A budget of `total` bytes.
-    pub fn new(total: u64) -> Arc<Budget> {
-        Arc::new(Budget { left: Mutex::new(total), freed: Condvar::new(), total })
-    }
-
-    /// Takes `bytes`, waiting for them for at most `patience`; `None` when they did not come free.
-    /// A request larger than the whole budget takes all of it.
-    pub fn take(self: &Arc<Self>, bytes: u64, patience: Duration) -> Option<Share> {
-        let bytes = bytes.min(self.total);
-        let deadline = Instant::now() + patience;
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        while *left < bytes {
-            let patience = deadline.saturating_duration_since(Instant::now());
-            if patience.is_zero() {
-                return None;
-            }
-            let waited = self.freed.wait_timeout(left, patience);
-            left = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *left -= bytes;
-        Some(Share { budget: self.clone(), bytes })
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut left = self.budget.left.lock().unwrap_or_else(PoisonError::into_inner);
-        *left += self.bytes;
-        self.budget.freed.notify_all();
     }
 }

@@ -87,7 +87,9 @@ enum Command {
     Demo,
     /// Print a script that completes commands in your shell
     #[command(after_help = "Example:\n  p2pdfs completions bash > ~/.bash_completion.d/p2pdfs")]
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        shell: clap_complete::Shell,
+    },
 }
 
 /// What a command works with.

@@ -58,7 +58,8 @@ pub fn load(common: &Common) -> Result<Config, Failure> {
             ))
     };
     let main = common.main.clone().or(file.main);
-    let main = main.ok_or_else(|| missing("main server", "--main HOST:PORT and --key-file FILE"))?;
+    let main =
+        main.ok_or_else(|| missing("main server", "--main HOST:PORT and --key-file FILE"))?;
     let key = match key_given(common)?.or(file.key) {
         Some(key) => key,
         None => return Err(missing("account key", "--key-file FILE")),
@@ -72,9 +73,7 @@ pub fn load(common: &Common) -> Result<Config, Failure> {
 pub fn load_file(path: &Path) -> Result<Config, Failure> {
     let file = read(path)?;
     match file.main.zip(file.key) {
-        Some((main, key)) => {
-            Ok(Config { settings: Settings::new(main, key), copies: file.copies })
-        }
+        Some((main, key)) => Ok(Config { settings: Settings::new(main, key), copies: file.copies }),
         None => {
             let text = format!("{} lacks `main` or `key`", shown(path));
             Err(Failure::new(Exit::Failed, text))
@@ -90,8 +89,9 @@ fn read(path: &Path) -> Result<ConfigFile, Failure> {
             std::io::ErrorKind::PermissionDenied => Exit::NotAllowed,
             _ => Exit::Failed,
         };
-        Failure::because(exit, &what, &error)
-            .hint("a cluster started with `p2pdfs up` has its settings in client.toml in its directory")
+        Failure::because(exit, &what, &error).hint(
+            "a cluster started with `p2pdfs up` has its settings in client.toml in its directory",
+        )
     })?;
     toml::from_str(&text).map_err(|error| {
         // The message alone: what toml shows of the file could be the key.
@@ -106,7 +106,9 @@ fn key_given(common: &Common) -> Result<Option<Secret>, Failure> {
             Failure::because(Exit::Failed, format!("cannot read the key {}", shown(path)), &error)
         })?;
         let key = text.trim().parse();
-        return key.map(Some).map_err(|error| usage(format!("{} holds no key: {error}", shown(path))));
+        return key
+            .map(Some)
+            .map_err(|error| usage(format!("{} holds no key: {error}", shown(path))));
     }
     match std::env::var("P2PDFS_KEY") {
         Ok(text) => text.trim().parse().map(Some).map_err(|e| usage(format!("P2PDFS_KEY: {e}"))),

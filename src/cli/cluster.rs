@@ -113,14 +113,10 @@ impl LocalCluster {
     pub fn start(plan: &Plan, mut said: impl FnMut(&str)) -> Result<LocalCluster, Failure> {
         let directory = prepare(&plan.directory)?;
         let nodes = node_count(&directory, plan.nodes);
-        let copies = plan.copies.unwrap_or(DEFAULT_COPIES.min(u8::try_from(nodes).unwrap_or(u8::MAX)));
+        let copies =
+            plan.copies.unwrap_or(DEFAULT_COPIES.min(u8::try_from(nodes).unwrap_or(u8::MAX)));
         let mut cluster = LocalCluster {
-            main: ProcessRecord {
-                name: String::new(),
-                pid: 0,
-                started: 0,
-                address: String::new(),
-            },
+            main: ProcessRecord { name: String::new(), pid: 0, started: 0, address: String::new() },
             processes: Vec::new(),
             client_toml: directory.join("client.toml"),
             copies,
@@ -159,7 +155,7 @@ impl LocalCluster {
         State { processes }.save(&self.directory)
     }
 
-    fn start(&mut self, role: Role<'_>) -> Result<usize, Failure> {
+    fn start_process(&mut self, role: Role<'_>) -> Result<usize, Failure> {
         let started = Started::spawn(role).map_err(|error| not_started(&error))?;
         self.processes.push(started);
         // Noted before it is waited for: whatever happens to us, `down` finds it.
@@ -172,7 +168,7 @@ impl LocalCluster {
         let listen = listen_address(&directory.join("client.toml"));
         let arguments =
             ["--dir".to_string(), text(&directory)?, "--listen".to_string(), listen].to_vec();
-        let at = self.start(Role {
+        let at = self.start_process(Role {
             program: "p2pdfs-main",
             name: "main server".to_string(),
             arguments,
@@ -194,12 +190,9 @@ impl LocalCluster {
         write_private(&self.client_toml, text.as_bytes())
     }
 
-    fn start_nodes(
-        &mut self,
-        nodes: u32,
-        space: Option<ByteSize>,
-    ) -> Result<(), Failure> {
-        let is_new = |number: &u32| !self.directory.join(format!("node-{number}/node.json")).exists();
+    fn start_nodes(&mut self, nodes: u32, space: Option<ByteSize>) -> Result<(), Failure> {
+        let is_new =
+            |number: &u32| !self.directory.join(format!("node-{number}/node.json")).exists();
         let new: Vec<u32> = (1..=nodes).filter(is_new).collect();
         let invite = match u32::try_from(new.len()) {
             Ok(0) | Err(_) => None,
@@ -212,7 +205,7 @@ impl LocalCluster {
         for number in 1..=nodes {
             let invite = invite.filter(|_| new.contains(&number));
             let role = self.node_role(number, space, invite)?;
-            let at = self.start(role)?;
+            let at = self.start_process(role)?;
             if invite.is_some() {
                 // One by one, so that their numbers are in the order of their directories.
                 self.wait_for_node(at)?;

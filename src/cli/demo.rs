@@ -44,9 +44,7 @@ pub fn demo(common: &Common) -> Result<Exit, Failure> {
     let cancel = client.cancel_handle();
     // The demo's own steps are short; a signal ends the one that is under way, and all is removed.
     let watcher = std::thread::Builder::new().name("interrupt".to_string());
-    watcher
-        .spawn(move || requests.recv().map(|_| cancel.cancel()))
-        .map_err(|error| io(&error))?;
+    watcher.spawn(move || requests.recv().map(|_| cancel.cancel())).map_err(|error| io(&error))?;
 
     let file = std::env::current_exe().map_err(|error| io(&error))?;
     let path = store(&client, &file, &say)?;
@@ -171,12 +169,7 @@ fn kill(cluster: &mut LocalCluster, victim: NodeId, say: &Say<'_>) -> Result<(),
     say(&format!("\n4. Node {victim}, which has most of them, dies:\n     kill -9 {pid}"))
 }
 
-fn read_back(
-    client: &Client,
-    path: &RemotePath,
-    to: &Path,
-    say: &Say<'_>,
-) -> Result<(), Failure> {
+fn read_back(client: &Client, path: &RemotePath, to: &Path, say: &Say<'_>) -> Result<(), Failure> {
     let cannot = |error: &ClientError| failure("the demo could not read its file back", error);
     let (begun, report) = (Instant::now(), OneReport::default());
     let download = Download { from: path.clone(), version: None, to: PathBuf::from(to) };

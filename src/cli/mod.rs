@@ -13,6 +13,7 @@ pub mod output;
 pub mod process;
 pub mod progress;
 pub mod signals;
+pub mod storage_node;
 pub mod up;
 
 pub use crate::size;
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
     let called = std::env::args_os().next().unwrap_or_default();
     match Path::new(&called).file_name().and_then(|name| name.to_str()) {
         Some("p2pdfs-main") => main_server::main(),
+        Some("p2pdfs-node") => storage_node::main(),
         _ => client::main(),
     }
 }

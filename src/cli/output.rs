@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::exit::{Exit, Failure};
 use crate::client::{ClientError, with_sources};
-use crate::wire::connection::CallError;
 use crate::wire::{Fault, FaultCode};
 
 /// A name as it can be shown: what would steer the terminal, or is no text, is escaped.
@@ -104,10 +103,10 @@ pub fn counted(count: u64, what: &str) -> String {
 /// The exit code for a client's error.
 pub fn exit_of(error: &ClientError) -> Exit {
     match error {
-        ClientError::NoMainServer { source: CallError::NotLoopback(_), .. } => Exit::Usage,
-        ClientError::NoMainServer { .. } | ClientError::Node { .. } | ClientError::NoCopy { .. } => {
-            Exit::Unavailable
-        }
+        ClientError::NotLoopback(_) => Exit::Usage,
+        ClientError::NoMainServer { .. }
+        | ClientError::Node { .. }
+        | ClientError::NoCopy { .. } => Exit::Unavailable,
         ClientError::Refused(fault) => Exit::of_fault(fault.code),
         ClientError::Io { source, .. } => match source.kind() {
             io::ErrorKind::NotFound => Exit::NotFound,
@@ -134,7 +133,8 @@ pub fn failure(what: &str, error: &ClientError) -> Failure {
     {
         return not_printed(source);
     }
-    let mut failure = Failure::new(exit_of(error), format!("{what}: {}", shown(with_sources(error))));
+    let mut failure =
+        Failure::new(exit_of(error), format!("{what}: {}", shown(with_sources(error))));
     if let Some(fault) = error.fault() {
         failure.details = node_lines(fault);
     }
@@ -153,7 +153,7 @@ fn node_lines(fault: &Fault) -> Vec<String> {
 /// The next thing to type.
 fn hint(error: &ClientError) -> Option<String> {
     let text = match error {
-        ClientError::NoMainServer { source: CallError::NotLoopback(_), .. } => {
+        ClientError::NotLoopback(_) => {
             "if the network in between is to be trusted, say so with --insecure-plaintext"
         }
         ClientError::NoMainServer { .. } => {

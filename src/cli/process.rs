@@ -235,8 +235,7 @@ mod tests {
         let pid = std::process::id();
         let (started, is_zombie) = start_time(pid).expect("we run");
         assert!(!is_zombie);
-        let mut record =
-            ProcessRecord { name: "us".into(), pid, started, address: String::new() };
+        let mut record = ProcessRecord { name: "us".into(), pid, started, address: String::new() };
         assert!(record.find().is_some());
         record.started += 1;
         assert!(record.find().is_none());

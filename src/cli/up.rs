@@ -63,7 +63,8 @@ pub struct DownArgs {
 fn directory(given: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     let own = || user_directory("XDG_DATA_HOME", ".local/share").map(|dir| dir.join("p2pdfs"));
     given.cloned().or_else(own).ok_or_else(|| {
-        Failure::new(Exit::Usage, "no directory is known: HOME is not set").hint("give one with --dir")
+        Failure::new(Exit::Usage, "no directory is known: HOME is not set")
+            .hint("give one with --dir")
     })
 }
 
@@ -81,11 +82,9 @@ struct UpDocument<'a> {
 pub fn up(common: &Common, args: &UpArgs) -> Result<Exit, Failure> {
     let directory = directory(args.dir.as_ref())?;
     refuse_second(&directory)?;
-    let requests = signals::stop_requests().map_err(|error| {
-        Failure::because(Exit::Failed, "cannot listen for signals", &error)
-    })?;
-    let plan =
-        Plan { directory, nodes: args.nodes, copies: args.copies, space: args.space };
+    let requests = signals::stop_requests()
+        .map_err(|error| Failure::because(Exit::Failed, "cannot listen for signals", &error))?;
+    let plan = Plan { directory, nodes: args.nodes, copies: args.copies, space: args.space };
     let cluster = LocalCluster::start(&plan, |step| {
         if !common.quiet && !common.json {
             eprintln!("{step}");

@@ -14,7 +14,10 @@ use crate::wire::{Fault, FaultCode};
 pub enum ClientError {
     /// Nobody answered at the main server's address for as long as the client is patient.
     #[error("no main server answers at {address}")]
-    NoMainServer { address: Address, waited: Duration, source: CallError },
+    NoMainServer { address: Address, waited: Duration, source: Box<CallError> },
+    /// Plain text would leave this machine, and nobody said that it may.
+    #[error("{0} is not on this machine, and the connection would not be encrypted")]
+    NotLoopback(Address),
     /// Somebody answered, but not a main server.
     #[error("what answers at {address} is {what}, not a main server")]
     NotAMainServer { address: Address, what: String },
@@ -23,7 +26,7 @@ pub enum ClientError {
     Refused(#[from] Fault),
     /// A node that was needed did not do its part for as long as the client is patient.
     #[error("node {node} does not do its part")]
-    Node { node: NodeId, source: CallError },
+    Node { node: NodeId, source: Box<CallError> },
     #[error("cannot {doing} {path:?}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// The file was written to while it was being stored: what was read may never have existed.

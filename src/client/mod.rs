@@ -15,8 +15,8 @@ mod read_chunk;
 mod tree;
 mod workers;
 
-use std::sync::{Arc, PoisonError, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 pub use error::{ClientError, CopyFailure, with_sources};
@@ -234,7 +234,8 @@ impl Inner {
                 let what = "no server of p2pdfs".to_string();
                 ClientError::NotAMainServer { address, what }
             }
-            source => ClientError::NoMainServer { address, waited, source },
+            CallError::NotLoopback(address) => ClientError::NotLoopback(address),
+            source => ClientError::NoMainServer { address, waited, source: Box::new(source) },
         }
     }
 

@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Sorts chunks by what is to be done, and claims those that are new.
-    fn sort_out<'a, 'b>(
+    pub(super) fn sort_out<'a, 'b>(
         &'a self,
         chunks: &[&'a NewChunk<'b>],
     ) -> Result<Sorted<'a, 'b>, StoreError> {
@@ -275,7 +275,7 @@ fn to_record<'b>(chunk: &NewChunk<'b>) -> (Record, &'b [u8]) {
 }
 
 /// The chunks of one call, by what is to be done with them.
-struct Sorted<'a, 'b> {
+pub(super) struct Sorted<'a, 'b> {
     /// To be written by this call.
     claimed: Claimed<'a, 'b>,
     /// In the index.
@@ -285,7 +285,7 @@ struct Sorted<'a, 'b> {
 }
 
 /// Chunks that this call has claimed and not written yet. Dropping it gives them back.
-struct Claimed<'a, 'b> {
+pub(super) struct Claimed<'a, 'b> {
     store: &'a Store,
     chunks: Vec<&'a NewChunk<'b>>,
 }

@@ -89,6 +89,9 @@ impl Store {
         }
         let lock = take_lock(directory)?;
         let (id, created) = read_marker(directory)?;
+        // A `create` that ended at its last step may have left the marker seen and not durable.
+        durable::sync_directory(directory, SyncPoint::StateDirectory)
+            .map_err(StoreError::io("sync", directory))?;
         let segments = directory.join(SEGMENTS);
         let mut opening = Opening::new(&segments, OpenReport::new(id, created));
         opening.load_all()?;

@@ -86,3 +86,11 @@ impl fmt::Display for Damage {
         serial.map_or(Ok(()), |serial| write!(f, " serial={serial}"))
     }
 }
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gap { segment, offset, bytes, serial } = self;
+        write!(f, "segment={segment} offset={offset} bytes={bytes}")?;
+        serial.map_or(Ok(()), |serial| write!(f, " serial={serial}"))
+    }
+}

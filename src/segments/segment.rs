@@ -15,7 +15,7 @@ use super::format::{
 };
 
 /// Small records are gathered up to this size before they are written.
-const GATHER_BYTES: usize = 1024 * 1024;
+const GATHER_BYTES: usize = 256 * 1024;
 
 /// A segment file that is being written to.
 #[derive(Debug)]

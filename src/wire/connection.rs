@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use super::frame::{self, FrameError, FrameReader, PayloadBuffer};
-use super::{Fault, Hello, HelloReply, Message, Outcome, to_main::ToMain};
+use super::{Fault, Hello, HelloReply, Message, Outcome};
 use crate::ids::Address;
 
 /// Why a call brought no good answer.
@@ -60,7 +60,8 @@ impl Default for Dialing {
 /// An open connection on which `hello` has been answered.
 ///
 /// `call` is one request and its answer. `send` and `receive` can be apart: answers come in the
-/// order of the requests. After any error but `Fault` the connection is of no use.
+/// order of the requests. After any error but `Fault` the connection is of no use, and after the
+/// faults with which a server ends a connection the next call says so.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
@@ -68,6 +69,8 @@ pub struct Connection {
     reader: FrameReader,
     json: Vec<u8>,
     answer_timeout: Duration,
+    /// Requests that were sent and have no answer yet.
+    unanswered: usize,
     hello: HelloReply,
 }
 
@@ -94,6 +97,7 @@ impl Connection {
             reader: FrameReader::default(),
             json: Vec::new(),
             answer_timeout: dialing.answer_timeout,
+            unanswered: 0,
             hello: placeholder,
         };
         connection.hello = connection.call(hello)?;
@@ -127,23 +131,46 @@ impl Connection {
     }
 
     /// Sends a request; its answer is received later.
+    ///
+    /// Whoever sends many before it receives must keep their answers small, or both ends can come
+    /// to wait for the other to read.
     pub fn send<M: Message>(&mut self, request: &M, payload: &[&[u8]]) -> Result<(), CallError> {
         let json = frame::encode_request(request);
-        let sent = frame::write_message(&self.stream, &json, payload);
-        sent.map_err(|source| self.broken(source))
+        match frame::write_message(&self.stream, &json, payload) {
+            Ok(()) => {
+                self.unanswered += 1;
+                Ok(())
+            }
+            Err(source) => Err(self.last_words().unwrap_or_else(|| self.broken(source))),
+        }
+    }
+
+    /// The fault with which the server may have ended the connection while we wrote.
+    fn last_words(&mut self) -> Option<CallError> {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        if self.unanswered > 0 {
+            return None;
+        }
+        self.reader.read_message(&self.stream, PATIENCE, &mut self.json).ok()??;
+        match serde_json::from_slice(&self.json).ok()? {
+            Outcome::Fault(fault) => Some(CallError::Fault(fault)),
+            Outcome::Ok(serde::de::IgnoredAny) => None,
+        }
     }
 
     /// Receives the answer to the oldest request that has none yet. A payload that comes with it
     /// must be read before the next answer, or is passed over.
     pub fn receive<M: Message>(&mut self) -> Result<M::Reply, CallError> {
         let read = self.reader.read_message(&self.stream, self.answer_timeout, &mut self.json);
+        self.unanswered = self.unanswered.saturating_sub(1);
         match read {
             Ok(Some(_)) => {}
             Ok(None) => return Err(CallError::Closed(self.address.clone())),
             Err(source) => return Err(self.broken(source)),
         }
         let outcome: Outcome<M::Reply> = serde_json::from_slice(&self.json).map_err(|error| {
-            CallError::BadReply { address: self.address.clone(), what: error.to_string() }
+            let what = error.to_string().chars().take(200).collect();
+            CallError::BadReply { address: self.address.clone(), what }
         })?;
         Result::from(outcome).map_err(CallError::Fault)
     }
@@ -177,6 +204,10 @@ fn dial(address: &Address, dialing: &Dialing) -> Result<TcpStream, CallError> {
             return Err(CallError::NotLoopback(address.clone()));
         }
         match TcpStream::connect_timeout(&candidate, dialing.connect_timeout) {
+            // A port of this machine that nobody listens on can be met by our own dialling end.
+            Ok(stream) if stream.local_addr().ok() == Some(candidate) => {
+                last = io::ErrorKind::ConnectionRefused.into();
+            }
             Ok(stream) => {
                 // A request waits for its answer; Nagle's algorithm would hold it back for an ACK.
                 stream.set_nodelay(true).map_err(failed)?;
@@ -186,9 +217,4 @@ fn dial(address: &Address, dialing: &Dialing) -> Result<TcpStream, CallError> {
         }
     }
     Err(failed(last))
-}
-
-/// True when a request of this name exists; used by the tests of protocol.md.
-pub fn is_request(name: &str) -> bool {
-    ToMain::NAMES.contains(&name) || super::to_node::ToNode::NAMES.contains(&name)
 }

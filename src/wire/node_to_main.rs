@@ -87,6 +87,9 @@ pub struct Heartbeat {
     /// Transfers under way.
     #[serde(default)]
     pub transfers: u32,
+    /// Payload bytes that came from clients in `store`, since the node's start.
+    #[serde(default)]
+    pub received_bytes: u64,
     /// The newest token key that is safe on the node's disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub newest_key: Option<KeyId>,

@@ -367,4 +367,8 @@ pub struct NodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent_ms: Option<u64>,
     pub space: Space,
+    /// Payload bytes that came from clients in `store`, since the node's start, as of its last
+    /// heartbeat.
+    #[serde(default)]
+    pub received_bytes: u64,
 }

@@ -66,7 +66,8 @@ pub fn admin(context: &Context, command: &AdminCommand) -> Result<Exit, Failure>
     }
     if !context.common.quiet {
         let until = utc(i64::try_from(expires_ms.0).unwrap_or(i64::MAX));
-        let nodes = if args.uses == 1 { "1 node".to_string() } else { format!("{} nodes", args.uses) };
+        let nodes =
+            if args.uses == 1 { "1 node".to_string() } else { format!("{} nodes", args.uses) };
         eprintln!("good for {nodes} until {until} UTC; give it to p2pdfs-node with --invite-file");
     }
     print(&format!("{}\n", String::from(invite)))?;

@@ -96,9 +96,8 @@ fn list_one(
     directory: &RemotePath,
     document: &mut Vec<EntryLine>,
 ) -> Result<Vec<RemotePath>, Failure> {
-    let cannot = |error: &ClientError| {
-        failure(&format!("cannot list {}", shown(directory.as_str())), error)
-    };
+    let cannot =
+        |error: &ClientError| failure(&format!("cannot list {}", shown(directory.as_str())), error);
     let (mut below, mut after) = (Vec::new(), None);
     loop {
         let page = context.client.list(directory, after).map_err(|error| cannot(&error))?;
@@ -134,7 +133,9 @@ fn show(
     let row = |line: &EntryLine| {
         let name = shown(&line.path);
         match &line.file {
-            None => vec!["-".into(), String::new(), String::new(), String::new(), format!("{name}/")],
+            None => {
+                vec!["-".into(), String::new(), String::new(), String::new(), format!("{name}/")]
+            }
             Some(file) => vec![
                 format!("{:>10}", ByteSize(file.size)),
                 utc(file.mtime_ms),
@@ -250,8 +251,17 @@ fn in_words(document: &StatDocument) -> String {
         ("modified", format!("{} UTC", utc(file.mtime_ms))),
         ("executable", if file.executable { "yes" } else { "no" }.to_string()),
         ("version", file.version.to_string()),
-        ("stored as", format!("{}, {} wanted of each", counted(file.chunk_count, "chunk"),
-            match file.copies { 1 => "1 copy".to_string(), n => format!("{n} copies") })),
+        (
+            "stored as",
+            format!(
+                "{}, {} wanted of each",
+                counted(file.chunk_count, "chunk"),
+                match file.copies {
+                    1 => "1 copy".to_string(),
+                    n => format!("{n} copies"),
+                }
+            ),
+        ),
     ];
     for (name, value) in facts {
         text.push_str(&format!("  {name:<11} {value}\n"));

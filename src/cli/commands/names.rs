@@ -71,7 +71,8 @@ pub fn mkdir(context: &Context, args: &MkdirArgs) -> Result<Exit, Failure> {
     for text in &args.paths {
         let path = remote(text)?;
         context.client.make_directory(&path, args.parents).map_err(|error| {
-            let mut failure = failure(&format!("cannot make the directory {}", shown(text)), &error);
+            let mut failure =
+                failure(&format!("cannot make the directory {}", shown(text)), &error);
             if error.code() == Some(crate::wire::FaultCode::NotFound) {
                 failure.hint = Some("add -p to make the directories above it".to_string());
             }

@@ -118,7 +118,8 @@ impl Put<'_> {
             }
             Err(source) => {
                 log::info!("a node did not take chunks node={node} {}", with_sources(&source));
-                return self.try_later(done.chunks, ClientError::Node { node, source });
+                return self
+                    .try_later(done.chunks, ClientError::Node { node, source: Box::new(source) });
             }
         };
         for (chunk, outcome) in done.chunks.into_iter().zip(outcomes) {
