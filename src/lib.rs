@@ -1,6 +1,7 @@
 //! p2pdfs
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod durable;
 pub mod ids;
