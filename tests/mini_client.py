@@ -2,8 +2,7 @@
 
     mini_client.py CONFIG put LOCAL REMOTE | get REMOTE LOCAL | list REMOTE
 
-CONFIG has the lines `main = "HOST:PORT"` and `key = "HEX"`. A put that was cut off, run again,
-sends only what is missing."""
+CONFIG has `main = "HOST:PORT"` and `key = "HEX"`. A put run again sends only what is missing."""
 import hashlib, json, os, re, socket, struct, sys, time, uuid
 
 class Fault(Exception):
