@@ -162,6 +162,20 @@ impl ServerConnection {
         self.slot.take_place(is_node)
     }
 
+    /// True when the peer has closed its end, or the connection broke: for a server that holds an
+    /// answer back and would like to know whether anybody still waits for it. Does not wait.
+    pub fn is_abandoned(&self) -> bool {
+        if self.reader.has_buffered() || self.stream.set_nonblocking(true).is_err() {
+            return false;
+        }
+        let peeked = self.stream.peek(&mut [0]);
+        let _ = self.stream.set_nonblocking(false);
+        match peeked {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
     /// Gives back the memory of a large request before the connection idles. `next_request` does
     /// so too; a server that works long on a request does it as soon as the request is parsed.
     pub fn shrink(&mut self) {
