@@ -1,9 +1,11 @@
 //! p2pdfs
 pub mod catalog;
 pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod durable;
 pub mod ids;
+pub mod main_server;
 pub mod policy;
 pub mod remote_path;
 pub mod segments;

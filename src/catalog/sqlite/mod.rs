@@ -109,7 +109,7 @@ impl SqliteCatalog {
         self.writer.failures()
     }
 
-    /// How many transactions were made durable since the start.
+    /// How many syncs the operations since the start took together.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
     }
@@ -412,6 +412,12 @@ impl Catalog for SqliteCatalog {
         limit: usize,
     ) -> Result<Vec<Entry>, CatalogError> {
         self.read("list a directory", |conn| names::list(conn, account, path, after, limit))
+    }
+
+    fn version(&self, account: AccountId, version: Version) -> Result<FileInfo, CatalogError> {
+        self.read_latest("look up a version", move |conn| {
+            names::version_info(conn, account, version)
+        })
     }
 
     fn manifest(
