@@ -240,6 +240,12 @@ impl FakeMain {
     }
 }
 
+impl Drop for FakeMain {
+    fn drop(&mut self) {
+        self.announce(|books| books.stopping = true);
+    }
+}
+
 struct FakeService(Arc<Shared>);
 
 impl Service for FakeService {
@@ -251,6 +257,7 @@ impl Service for FakeService {
                 Ok(ToMain::Hello(hello)) => {
                     let reply = self.hello(&hello);
                     node = hello.node;
+                    connection.take_place(true);
                     connection.reply(reply, &[])
                 }
                 Ok(ToMain::AddMe(request)) => {

@@ -256,7 +256,7 @@ fn a_chunk_that_the_main_server_cannot_be_told_of_is_busy_and_counts_once_it_can
     let fault = store_with(&node, token.clone()).unwrap_err();
     assert_eq!((fault.code, fault.retryable), (FaultCode::Busy, true));
     let main = FakeMain::with(books, address);
-    main.await_told(|told| matches!(told, Told::Compared { .. }));
+    main.await_told(|told| matches!(told, Told::Received { .. }));
     // A repeat of the store, as a client would, tells it in any case.
     assert!(retry(|| store_with(&node, token.clone())).is_ok());
     assert_eq!(serials(&main, node.number()), [7]);
