@@ -99,6 +99,7 @@ fn a_copy_of_a_directory_is_refused_once_its_node_has_started_again() {
     let main = FakeMain::start();
     let Running { directory, node } = join(&main);
     node.stop();
+    main.told_so_far();
     let copy = tempfile::tempdir().unwrap();
     copy_directory(directory.path(), copy.path());
     let running = Node::start(NodeConfig::new(directory.path())).unwrap();
@@ -107,6 +108,8 @@ fn a_copy_of_a_directory_is_refused_once_its_node_has_started_again() {
     // However often it is tried.
     let error = refusal(NodeConfig::new(copy.path()));
     assert!(matches!(error, NodeError::StaleDirectory(_)), "{error}");
+    // Neither did the copy say goodbye in the node's name.
+    assert!(!main.told_so_far().iter().any(|told| matches!(told, Told::DropMe { .. })));
     running.stop();
     assert!(Node::start(NodeConfig::new(directory.path())).is_ok());
 }
