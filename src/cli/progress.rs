@@ -103,10 +103,10 @@ impl Progress {
             ClientError::Io { path, source, .. } if path.as_os_str() == from => {
                 failure.message = format!("cannot {} {name}: {source}", self.verb);
             }
-            ClientError::Refused(fault) if self.verb == "store" => {
-                if fault.code == FaultCode::NotFound {
-                    failure.hint = Some("make the directory first, with p2pdfs mkdir -p".into());
-                }
+            ClientError::Refused(fault)
+                if self.verb == "store" && fault.code == FaultCode::NotFound =>
+            {
+                failure.hint = Some("make the directory first, with p2pdfs mkdir -p".into());
             }
             _ => {}
         }
