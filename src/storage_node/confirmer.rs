@@ -13,19 +13,18 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::ids::{Address, NodeId, Serial};
 use crate::token::Token;
-use crate::wire::node_to_main::{Confirmed, Duplicated, DuplicatedChunk, Lost, Stored};
+use crate::wire::node_to_main::{DuplicatedChunk, Target};
 use crate::wire::to_main::Addresses;
-use crate::wire::{
-    CallError, Connection, Fault, FaultCode, MAX_CONFIRMATIONS, MAX_ITEMS, Message, Outcome,
-};
+use crate::wire::{Fault, FaultCode, MAX_CONFIRMATIONS, MAX_ITEMS};
 
 use super::error::with_causes;
+use super::exchange::tell;
 use super::shared::Shared;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long the main server may think about an exchange.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long something is worth sending for which nobody waits.
 const NOTE_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -38,10 +37,7 @@ pub(super) struct Destination {
 }
 
 /// The targets with their addresses. A target without one is of no use.
-pub(super) fn destinations(
-    targets: Vec<crate::wire::node_to_main::Target>,
-    nodes: &Addresses,
-) -> Vec<Destination> {
+pub(super) fn destinations(targets: Vec<Target>, nodes: &Addresses) -> Vec<Destination> {
     let known = targets.into_iter().filter_map(|target| {
         let address = nodes.get(&target.node).cloned();
         if address.is_none() {
@@ -74,17 +70,19 @@ struct Queue {
     nudged: bool,
 }
 
+/// Something to tell.
 #[derive(Debug)]
-struct Job {
-    what: What,
+pub(super) struct Job {
+    pub what: What,
     /// `None` where nobody waits.
     answer: Option<Sender<Answers>>,
     /// When it is not worth sending any more.
     until: Option<Instant>,
 }
 
+/// What there is to tell.
 #[derive(Debug)]
-enum What {
+pub(super) enum What {
     /// At most `MAX_CONFIRMATIONS`.
     Stored(Vec<Token>),
     /// At most `MAX_CONFIRMATIONS`.
@@ -258,10 +256,10 @@ fn unheard() -> Fault {
 
 /// What travels in one exchange: copies that are lost, or else what is there.
 #[derive(Debug, Default)]
-struct Batch {
-    lost: Vec<Job>,
-    stored: Vec<Job>,
-    duplicated: Vec<Job>,
+pub(super) struct Batch {
+    pub lost: Vec<Job>,
+    pub stored: Vec<Job>,
+    pub duplicated: Vec<Job>,
 }
 
 impl Batch {
@@ -306,115 +304,9 @@ impl Queue {
     }
 }
 
-/// Tells the main server, once more on a new connection if an old one turns out to be dead. What
-/// it answered is out of `batch` afterwards; what is left must be told again.
-fn tell(
-    shared: &Shared,
-    connection: &mut Option<Connection>,
-    batch: &mut Batch,
-) -> Result<(), CallError> {
-    if let Some(open) = connection {
-        match exchange(open, batch) {
-            Ok(()) => return Ok(()),
-            Err(error @ CallError::Fault(_)) => return Err(error),
-            Err(error) => {
-                log::debug!("the confirmer's connection ended error={}", with_causes(&error));
-                *connection = None;
-            }
-        }
-    }
-    let mut open = shared.dial_main()?;
-    open.set_answer_timeout(ANSWER_TIMEOUT);
-    let told = exchange(&mut open, batch);
-    if matches!(told, Ok(()) | Err(CallError::Fault(_))) {
-        *connection = Some(open);
-    }
-    told
-}
-
-/// Sends all messages of the batch, then takes their answers.
-fn exchange(connection: &mut Connection, batch: &mut Batch) -> Result<(), CallError> {
-    let mut serials = Vec::new();
-    let (mut tokens, mut chunks) = (Vec::new(), Vec::new());
-    for job in batch.lost.iter().chain(&batch.stored).chain(&batch.duplicated) {
-        match &job.what {
-            What::Lost(serial) => serials.push(*serial),
-            What::Stored(part) => tokens.extend_from_slice(part),
-            What::Duplicated(part) => chunks.extend_from_slice(part),
-        }
-    }
-    let (has_lost, has_stored, has_duplicated) =
-        (!serials.is_empty(), !tokens.is_empty(), !chunks.is_empty());
-    if has_lost {
-        connection.send(&Lost { serials: serials.into() }, &[])?;
-    }
-    if has_stored {
-        connection.send(&Stored { tokens: tokens.into() }, &[])?;
-    }
-    if has_duplicated {
-        connection.send(&Duplicated { chunks: chunks.into() }, &[])?;
-    }
-    // Every answer is taken, whatever the one before says: the next exchange starts in step.
-    let mut told = Ok(());
-    if has_lost {
-        told = told.and(take_answer::<Lost>(connection, &mut batch.lost, |_| None)?);
-    }
-    if has_stored {
-        let answer = take_answer::<Stored>(connection, &mut batch.stored, |reply| {
-            Some((reply.chunks.into_vec(), reply.nodes))
-        })?;
-        told = told.and(answer);
-    }
-    if has_duplicated {
-        let answer = take_answer::<Duplicated>(connection, &mut batch.duplicated, |reply| {
-            Some((reply.chunks.into_vec(), reply.nodes))
-        })?;
-        told = told.and(answer);
-    }
-    told.map_err(CallError::Fault)
-}
-
-/// Takes the answer to one message and hands it to the jobs that travelled in it, which are gone
-/// from `jobs` then. A fault that may pass leaves them there and is the inner error.
-fn take_answer<M: Message>(
-    connection: &mut Connection,
-    jobs: &mut Vec<Job>,
-    items: impl Fn(M::Reply) -> Option<(Vec<Outcome<Confirmed>>, Addresses)>,
-) -> Result<Result<(), Fault>, CallError> {
-    let reply = match connection.receive::<M>() {
-        Ok(reply) => items(reply),
-        Err(CallError::Fault(fault)) if fault.retryable => return Ok(Err(fault)),
-        Err(CallError::Fault(fault)) => {
-            log::warn!("the main server refuses request={} fault={fault}", M::NAME);
-            for job in jobs.drain(..) {
-                let count = job.what.len();
-                job.deliver(vec![Err(fault.clone()); count]);
-            }
-            return Ok(Ok(()));
-        }
-        Err(error) => return Err(error),
-    };
-    let Some((items, nodes)) = reply else {
-        jobs.clear();
-        return Ok(Ok(()));
-    };
-    if items.len() != jobs.iter().map(|job| job.what.len()).sum::<usize>() {
-        let what = format!("{} with {} answers", M::NAME, items.len());
-        return Err(CallError::BadReply { address: connection.address().clone(), what });
-    }
-    let mut items = items.into_iter();
-    for job in jobs.drain(..) {
-        let own = items.by_ref().take(job.what.len()).map(|item| {
-            Result::from(item).map(|confirmed| destinations(confirmed.targets, &nodes))
-        });
-        let own = own.collect();
-        job.deliver(own);
-    }
-    Ok(Ok(()))
-}
-
 impl What {
-    fn len(&self) -> usize {
+    /// Chunks, and so answers.
+    pub fn len(&self) -> usize {
         match self {
             What::Stored(tokens) => tokens.len(),
             What::Duplicated(chunks) => chunks.len(),
@@ -424,10 +316,98 @@ impl What {
 }
 
 impl Job {
-    fn deliver(self, answers: Answers) {
+    /// Hands the answers to whoever waits for them.
+    pub fn deliver(self, answers: Answers) {
         if let Some(answer) = self.answer {
             // Whoever waited may have lost patience.
             let _ = answer.send(answers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    fn stored(confirmer: &Confirmer, tokens: usize) {
+        let tokens = vec![Token::from_text("a token".to_string()); tokens];
+        confirmer.push(Job { what: What::Stored(tokens), answer: None, until: None });
+    }
+
+    /// How many lost copies, stored ones and duplicated ones travel together next.
+    fn next(confirmer: &Confirmer) -> (usize, usize, usize) {
+        let batch = confirmer.next_batch().unwrap();
+        let count = |jobs: &[Job]| jobs.iter().map(|job| job.what.len()).sum();
+        let counts = (count(&batch.lost), count(&batch.stored), count(&batch.duplicated));
+        confirmer.end_exchange(Batch::default());
+        counts
+    }
+
+    #[test]
+    fn what_waits_travels_together_but_nothing_overtakes_a_lost_copy() {
+        let confirmer = Confirmer::default();
+        stored(&confirmer, 10);
+        stored(&confirmer, MAX_CONFIRMATIONS - 10);
+        stored(&confirmer, 1);
+        confirmer.lost(Serial(1));
+        confirmer.lost(Serial(2));
+        stored(&confirmer, 3);
+        confirmer.note(vec![DuplicatedChunk {
+            token: Token::from_text("a token".to_string()),
+            done: Vec::new(),
+            failed: Vec::new(),
+        }]);
+        assert_eq!(next(&confirmer), (0, MAX_CONFIRMATIONS, 0));
+        assert_eq!(next(&confirmer), (0, 1, 0));
+        assert_eq!(next(&confirmer), (2, 0, 0));
+        assert_eq!(next(&confirmer), (0, 3, 1));
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_first_and_what_nobody_waits_for_any_more_is_not() {
+        let confirmer = Confirmer::default();
+        stored(&confirmer, 2);
+        let batch = confirmer.next_batch().unwrap();
+        confirmer.lost(Serial(1));
+        confirmer.end_exchange(batch);
+        let until = Some(Instant::now());
+        confirmer.push(Job { what: What::Stored(Vec::new()), answer: None, until });
+        assert_eq!(next(&confirmer), (0, 2, 0));
+        assert_eq!(next(&confirmer), (1, 0, 0));
+        confirmer.stop();
+        assert!(confirmer.next_batch().is_none());
+    }
+
+    #[test]
+    fn a_pause_begins_after_the_exchange_under_way_and_holds_the_next_one_up() {
+        let confirmer = Confirmer::default();
+        stored(&confirmer, 1);
+        let batch = confirmer.next_batch().unwrap();
+        let (say, said) = mpsc::channel();
+        thread::scope(|scope| {
+            let (confirmer, from_pauser) = (&confirmer, say.clone());
+            let pauser = scope.spawn(move || {
+                let paused = confirmer.pause();
+                from_pauser.send("paused").unwrap();
+                paused
+            });
+            say.send("exchanged").unwrap();
+            confirmer.end_exchange(batch);
+            let paused = pauser.join().unwrap();
+            let from_teller = say.clone();
+            let teller = scope.spawn(move || {
+                let counts = next(confirmer);
+                from_teller.send("told").unwrap();
+                counts
+            });
+            say.send("resumed").unwrap();
+            drop(paused);
+            assert_eq!(teller.join().unwrap(), (0, 1, 0));
+        });
+        let order: Vec<_> = said.try_iter().collect();
+        assert_eq!(order, ["exchanged", "paused", "resumed", "told"]);
     }
 }

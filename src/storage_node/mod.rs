@@ -4,7 +4,7 @@
 //!
 //! In reading order: `node` (start and stop), `identity` and `keys` (what it knows of itself),
 //! `join` and `control` (its life with the main server), `service` (a connection), `store` and
-//! `fetch` (what a connection asks), `confirmer` and `forward` (what a stored chunk sets off),
+//! `fetch` (what a connection asks), `confirmer`, `exchange` and `forward` (what a stored chunk sets off),
 //! `orders`.
 
 mod buffers;
@@ -13,6 +13,7 @@ mod confirmer;
 mod control;
 mod counters;
 mod error;
+mod exchange;
 mod fault;
 mod fetch;
 mod forward;
