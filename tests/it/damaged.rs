@@ -1,12 +1,13 @@
 //! Rows 12 and 13: damaged copies, and nodes that answer with wrong bytes or not at all.
 
-use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use p2pdfs::ids::NodeId;
+use p2pdfs::ids::ChunkId;
 use p2pdfs::segments::check::LiveChunk;
-use p2pdfs::wire::FaultCode;
+use p2pdfs::wire::connection::Dialing;
+use p2pdfs::wire::to_main::{Allocate, AllocateChunk, Allocated};
+use p2pdfs::wire::{Connection, FaultCode, Hello, Outcome, Role};
 
 use crate::harness::fake_node::{FakeNode, Reads};
 use crate::harness::{TestCluster, bytes, raw, until};
@@ -100,47 +101,48 @@ fn damage_to_a_stopped_node_costs_only_what_it_hit() {
 #[test]
 fn a_node_that_lies_about_what_it_holds_cannot_spoil_a_read() {
     for reads in [Reads::WrongBytes, Reads::NotFound, Reads::HangUp] {
-        let mut cluster = TestCluster::start(1);
-        let fake = FakeNode::join(&cluster, reads);
-        cluster.wait_alive(2);
-        let cli = cluster.cli();
-        // The real node gets a copy of each, from whichever node the client stored to.
-        let content = bytes(71, 100_000);
-        let id = store_on_both(&cluster, fake.node(), &content);
-        let mut main = cluster.connect().expect("the main server runs");
-        raw::commit(&mut main, "/file", 2, &[id]).expect("two copies are confirmed");
-        for _ in 0..4 {
-            let run = cli.run(&["cat", "/file"]);
-            assert!(run.stdout == content, "{reads:?}: {}", run.stderr);
-        }
-        drop(fake);
-        cluster.stop();
+        read_beside(reads, 4);
     }
 }
 
-/// Stores a chunk on the real node, and has the fake one claim its copy.
-fn store_on_both(cluster: &TestCluster, fake: NodeId, content: &[u8]) -> p2pdfs::ids::ChunkId {
+#[test]
+fn a_node_that_never_answers_holds_up_a_read_for_a_bounded_time() {
+    read_beside(Reads::Silence, 1);
+}
+
+/// A file with one copy on a real node and one that a fake node claims to have is read back.
+fn read_beside(reads: Reads, times: usize) {
+    let cluster = TestCluster::start(1);
+    let fake = FakeNode::join(&cluster, reads);
+    cluster.wait_alive(2);
+    let content = bytes(71, 100_000);
+    let id = store_on_both(&cluster, &content);
+    let mut main = cluster.connect().expect("the main server runs");
+    raw::commit(&mut main, "/file", 2, &[id]).expect("two copies are confirmed");
+    for _ in 0..times {
+        let run = cluster.cli().run(&["cat", "/file"]);
+        assert!(run.stdout == content, "{reads:?}: {}", run.stderr);
+    }
+    drop(fake);
+}
+
+/// Stores a chunk wherever the main server says, until it counts two copies.
+fn store_on_both(cluster: &TestCluster, content: &[u8]) -> ChunkId {
     let id = raw::id_of(content);
     let mut main = cluster.connect().expect("the main server runs");
-    let mut seen = BTreeSet::new();
     until("both nodes have confirmed the chunk", || {
-        let chunk = p2pdfs::wire::to_main::AllocateChunk { id, length: content.len() as u32 };
-        let request = p2pdfs::wire::to_main::Allocate { copies: 2, chunks: vec![chunk].into() };
+        let chunk = AllocateChunk { id, length: content.len() as u32 };
+        let request = Allocate { copies: 2, chunks: vec![chunk].into() };
         let reply = main.call(&request).expect("allocate is answered");
-        match reply.chunks.into_vec().remove(0) {
-            p2pdfs::wire::Outcome::Ok(p2pdfs::wire::to_main::Allocated::Stored { .. }) => Some(()),
-            p2pdfs::wire::Outcome::Ok(p2pdfs::wire::to_main::Allocated::Store(place)) => {
-                let address = &reply.nodes[&place.node];
-                let hello = p2pdfs::wire::Hello::new(p2pdfs::wire::Role::Client);
-                let dialing = p2pdfs::wire::connection::Dialing::default();
-                let mut node = p2pdfs::wire::Connection::open(address, &dialing, &hello)
-                    .expect("the node runs");
-                raw::store(&mut node, &place.token, id, content).expect("it is stored");
-                seen.insert(place.node);
-                None
-            }
-            other => panic!("{fake} {seen:?}: {other:?}"),
-        }
+        let place = match reply.chunks.into_vec().remove(0) {
+            Outcome::Ok(Allocated::Stored { .. }) => return Some(()),
+            Outcome::Ok(Allocated::Store(place)) => place,
+            Outcome::Fault(fault) => panic!("no place: {fault}"),
+        };
+        let (hello, dialing) = (Hello::new(Role::Client), Dialing::default());
+        let mut node = Connection::open(&reply.nodes[&place.node], &dialing, &hello).ok()?;
+        raw::store(&mut node, &place.token, id, content).expect("it is stored");
+        None
     });
     id
 }
