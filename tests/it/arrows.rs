@@ -152,8 +152,7 @@ fn modules_import_only_along_the_arrows() {
     for (path, text) in sources("bin") {
         let heads: BTreeSet<_> = text
             .match_indices("p2pdfs::")
-            .map(|(at, found)| heads(&text[at + found.len()..]))
-            .flatten()
+            .flat_map(|(at, found)| heads(&text[at + found.len()..]))
             .collect();
         if heads != BTreeSet::from(["cli".to_string()]) {
             wrong.push(format!("{} names {heads:?}: a program is one call of cli", path.display()));

@@ -1,6 +1,8 @@
 //! Rows 17 and 11: the power is cut. Unsynced writes are gone, and so are directory entries whose
 //! directory was not synced; every sync of the program is shown to be needed.
 
+use std::fs::File;
+
 use p2pdfs::durable::SyncPoint;
 
 use crate::harness::disk::{EntryJournal, LoopDisk};
@@ -15,6 +17,37 @@ enum Cut {
     Main,
     Nodes,
     Both,
+}
+
+#[test]
+fn a_cut_loses_what_was_not_synced_and_nothing_else() {
+    let Some(disk) = LoopDisk::new() else { return };
+    let place = tempfile::TempDir::new().expect("a temporary directory");
+    let journal = EntryJournal::new(place.path().join("journal"));
+    let write = |name: &str| {
+        std::fs::write(disk.path().join(name), name).expect("the disk is on");
+        File::open(disk.path().join(name)).expect("it was just written")
+    };
+    let sync = |file: &File| rustix::fs::fsync(file).expect("the disk is on");
+    sync(&write("synced"));
+    sync(&File::open(disk.path()).expect("the disk is on"));
+    // ext4 keeps this one's name all the same; the journal knows that nobody promised it.
+    sync(&write("nameless"));
+    write("unsynced");
+    let created = |name: &str| format!("created {}\n", disk.path().join(name).display());
+    let synced = format!("synced {}\n", disk.path().display());
+    let lines = created("synced") + &synced + &created("nameless");
+    std::fs::write(journal.path(), lines).expect("the journal is elsewhere");
+
+    disk.cut();
+    std::fs::write(disk.path().join("late"), "late").expect_err("the disk is off");
+    disk.restore();
+    assert_eq!(journal.take_back(), [disk.path().join("nameless")]);
+    assert_eq!(std::fs::read(disk.path().join("synced")).expect("it was synced"), b"synced");
+    for name in ["nameless", "unsynced", "late"] {
+        let read = std::fs::read(disk.path().join(name)).unwrap_or_default();
+        assert_eq!(read, b"", "{name} outlived the cut");
+    }
 }
 
 #[test]
@@ -81,7 +114,7 @@ fn outlives_a_cut(disk: &LoopDisk, name: &str, without: Option<SyncPoint>) -> Re
     let journal = EntryJournal::new(place.path().join("journal"));
     let directory = disk.path().join(name);
     std::fs::create_dir(&directory).expect("the disk is new");
-    std::fs::File::open(disk.path())
+    File::open(disk.path())
         .and_then(|root| rustix::fs::fsync(root).map_err(Into::into))
         .expect("the disk can be synced");
     let mut setup = Setup::new(1)
