@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::harness::{Cli, bytes};
+use crate::harness::{Cli, bytes, run};
 
 /// A home directory whose cluster is taken down at the end, also after a failure.
 struct Home {
@@ -71,12 +71,17 @@ fn up_runs_a_cluster_that_is_kept_between_runs() {
 #[test]
 fn the_demo_ends_well_and_says_what_to_type_next() {
     let home = Home::new();
-    let run = home.cli().run(&["demo", "--dir", home.dir()]);
+    let temporary = home.directory.path().join("tmp");
+    fs::create_dir(&temporary).expect("it can be made");
+    let run = run(home.cli().command(&["demo"]).env("TMPDIR", &temporary), &[]);
     assert_eq!(run.code, Some(0), "{}{}", run.text(), run.stderr);
-    let said = run.text() + &run.stderr;
-    for word in ["node 1", "node 2", "node 3", "p2pdfs put", "p2pdfs down"] {
+    let said = run.text();
+    for word in ["node 1", "node 2", "node 3", "kill -9", "byte by byte", "p2pdfs up --detach"] {
         assert!(said.contains(word), "{word:?} is not in: {said}");
     }
-    home.cli().ok(&["down", "--dir", home.dir()]);
-    assert_eq!(processes_on(&home.cluster), Vec::<String>::new());
+    assert_eq!(processes_on(&temporary), Vec::<String>::new());
+    let left: Vec<_> = fs::read_dir(&temporary).expect("it is there").collect();
+    assert!(left.is_empty(), "{left:?}");
+    // The user's home is as it was.
+    assert_eq!(fs::read_dir(home.directory.path()).expect("it is there").count(), 1);
 }
