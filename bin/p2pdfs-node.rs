@@ -1,1 +1,5 @@
-fn main() {}
+//! A storage node of p2pdfs.
+
+fn main() -> std::process::ExitCode {
+    p2pdfs::cli::storage_node::main()
+}

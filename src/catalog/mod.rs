@@ -5,6 +5,8 @@
 //! sockets, tokens or liveness: who is alive comes in as an argument.
 
 pub mod check;
+#[cfg(test)]
+mod contract;
 pub mod memory;
 pub mod sqlite;
 pub mod types;

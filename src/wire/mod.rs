@@ -6,6 +6,10 @@ pub mod fault;
 pub mod frame;
 pub mod list;
 pub mod node_to_main;
+#[cfg(test)]
+mod protocol_doc;
+#[cfg(test)]
+mod tests;
 pub mod to_main;
 pub mod to_node;
 
@@ -79,6 +83,13 @@ macro_rules! requests {
         impl $set {
             /// The names of all requests.
             pub const NAMES: &'static [&'static str] = &["hello", $($name),*];
+
+            /// What the tests of protocol.md need to know of each.
+            #[cfg(test)]
+            pub(crate) fn described() -> Vec<$crate::wire::protocol_doc::Described> {
+                use $crate::wire::protocol_doc::describe;
+                vec![describe::<$crate::wire::Hello>(), $(describe::<$request>()),*]
+            }
 
             /// Reads a request: an object with one member, whose name is the request.
             pub fn parse(json: &[u8]) -> Result<$set, $crate::wire::ParseError> {

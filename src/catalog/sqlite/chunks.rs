@@ -50,14 +50,16 @@ pub(super) fn confirm_copies(
     books: &mut Books,
     confirmations: &[Confirmation],
 ) -> Done<Vec<Result<ChunkRecord, Refusal>>> {
-    let mut known = BTreeMap::new();
+    let mut known: BTreeMap<NodeId, bool> = BTreeMap::new();
     let mut answers = Vec::with_capacity(confirmations.len());
     for confirmation in confirmations {
         let node = confirmation.node;
-        if !known.contains_key(&node) {
-            known.insert(node, node_exists(&books.conn, node)?);
-        }
-        answers.push(match known[&node] {
+        let is_known = match known.get(&node) {
+            Some(is_known) => *is_known,
+            None => node_exists(&books.conn, node)?,
+        };
+        known.insert(node, is_known);
+        answers.push(match is_known {
             true => confirm(books, confirmation)?,
             false => Err(Refusal::UnknownNode(node)),
         });

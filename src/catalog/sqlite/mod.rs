@@ -109,7 +109,7 @@ impl SqliteCatalog {
         self.writer.failures()
     }
 
-    /// How many transactions were made durable since the start.
+    /// How many syncs the operations since the start took together.
     pub fn commits(&self) -> u64 {
         self.writer.commits()
     }

@@ -1,1 +1,324 @@
-//! Tests.
+//! What only the engine on disk promises: what survives, what shares a sync, what is refused.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+
+use tempfile::TempDir;
+
+use super::rows::Stop;
+use super::*;
+use crate::catalog::check;
+
+const KEY: [u8; 32] = [7; 32];
+const A: AccountId = AccountId(1);
+const NOW: WallTime = WallTime(1_800_000_000_000);
+
+fn new() -> (TempDir, SqliteCatalog) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let catalog = SqliteCatalog::create(dir.path(), "admin", &KEY).expect("made");
+    (dir, catalog)
+}
+
+fn id(number: u32) -> ChunkId {
+    ChunkId::of(HashAlgorithm::Blake3, &number.to_be_bytes())
+}
+
+fn path(text: &str) -> RemotePath {
+    text.parse().expect("a good path")
+}
+
+fn make(catalog: &SqliteCatalog, at: &str) {
+    catalog.make_directory(A, RequestId::random(), NOW, &path(at), false).expect("made");
+}
+
+fn names(catalog: &SqliteCatalog) -> Vec<String> {
+    let entries = catalog.list(A, &RemotePath::root(), None, 100).expect("a root");
+    entries.into_iter().map(|entry| entry.name).collect()
+}
+
+fn reserve(catalog: &SqliteCatalog, number: u32) -> ChunkRecord {
+    let answers = catalog.reserve(A, 2, NOW, &[(id(number), 5)]).expect("answers");
+    answers.into_iter().next().expect("one").expect("reserved")
+}
+
+/// The directory as a kill at this moment would leave it.
+fn killed_copy(dir: &Path) -> TempDir {
+    let copy = tempfile::tempdir().expect("a temporary directory");
+    for name in ["catalog.db", "catalog.db-wal"] {
+        if dir.join(name).exists() {
+            fs::copy(dir.join(name), copy.path().join(name)).expect("copied");
+        }
+    }
+    copy
+}
+
+#[test]
+fn what_was_answered_as_durable_survives_a_kill_at_that_moment() {
+    let (dir, catalog) = new();
+    for number in 0..10 {
+        make(&catalog, &format!("/{number}"));
+        let killed = killed_copy(dir.path());
+        assert_eq!(check::check(killed.path()).expect("checked").problems, [""; 0]);
+        let again = SqliteCatalog::open(killed.path()).expect("opened");
+        assert_eq!(names(&again).len(), number + 1);
+    }
+}
+
+#[test]
+fn an_early_answer_is_durable_with_the_next_durable_one() {
+    let (dir, catalog) = new();
+    let record = reserve(&catalog, 1);
+    make(&catalog, "/d");
+    let killed = killed_copy(dir.path());
+    let again = SqliteCatalog::open(killed.path()).expect("opened");
+    assert_eq!(again.chunks(&[record.serial]).expect("an answer"), [record]);
+}
+
+#[test]
+fn an_early_answer_is_durable_after_a_sync_and_after_an_orderly_end() {
+    let (dir, catalog) = new();
+    let one = reserve(&catalog, 1);
+    catalog.sync().expect("synced");
+    let killed = killed_copy(dir.path());
+    let again = SqliteCatalog::open(killed.path()).expect("opened");
+    assert_eq!(again.locate(A, &[id(1)]).expect("an answer"), [Some(one)]);
+    let two = reserve(&catalog, 2);
+    drop(catalog);
+    let again = SqliteCatalog::open(dir.path()).expect("opened");
+    assert_eq!(again.locate(A, &[id(2)]).expect("an answer"), [Some(two)]);
+}
+
+/// Lets operations pile up behind one that is held, and returns how many commits they all took.
+fn commits_of_a_pile(
+    catalog: &SqliteCatalog,
+    held_kind: Kind,
+    operations: usize,
+    operation: impl Fn(usize) + Sync,
+) -> u64 {
+    let before = catalog.commits();
+    let (go_on, held) = crossbeam_channel::bounded::<()>(0);
+    let (start, started) = crossbeam_channel::bounded::<()>(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let wait = move |_: &mut Books| -> Done<()> {
+                start.send(()).expect("the test waits");
+                held.recv().expect("released");
+                Ok(())
+            };
+            catalog.writer.submit(held_kind, "wait", wait).expect("answered");
+        });
+        started.recv().expect("the writer has it in hand");
+        for number in 0..operations {
+            let operation = &operation;
+            scope.spawn(move || operation(number));
+        }
+        while catalog.writer.queued() < operations {
+            thread::yield_now();
+        }
+        go_on.send(()).expect("the writer waits");
+    });
+    catalog.sync().expect("synced");
+    catalog.commits() - before
+}
+
+#[test]
+fn operations_that_wait_together_share_one_sync() {
+    let (_dir, catalog) = new();
+    let make_one = |number| make(&catalog, &format!("/{number}"));
+    assert_eq!(commits_of_a_pile(&catalog, Kind::Durable, 16, make_one), 1);
+    assert_eq!(names(&catalog).len(), 16);
+}
+
+#[test]
+fn early_answers_share_one_sync_that_nobody_waits_for() {
+    let (_dir, catalog) = new();
+    let reserve_one = |number| drop(reserve(&catalog, number as u32));
+    assert_eq!(commits_of_a_pile(&catalog, Kind::Early, 16, reserve_one), 1);
+}
+
+#[test]
+fn a_panic_in_an_operation_reaches_its_caller_and_nothing_else() {
+    let (_dir, catalog) = new();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        catalog.change("panic", |books| -> Done<()> {
+            names::add_entry(books, A, names::ROOT, "half-made")?;
+            panic!("a planted panic");
+        })
+    }));
+    assert!(caught.is_err());
+    make(&catalog, "/whole");
+    assert_eq!(names(&catalog), ["whole"]);
+}
+
+#[test]
+fn a_write_that_fails_stops_the_catalog_and_says_so() {
+    let (dir, catalog) = new();
+    let reserved = reserve(&catalog, 1);
+    let failures = catalog.failures();
+    // What a full disk or a failed write makes the engine do.
+    let broken = catalog.change("fail", |books| -> Done<()> {
+        books.conn.execute_batch("ROLLBACK").map_err(Stop::Sql)
+    });
+    assert!(matches!(broken, Err(CatalogError::Failed(_))), "{broken:?}");
+    let why = failures.recv().expect("the reason");
+    assert!(why.contains("a write failed"), "{why}");
+    let durable = catalog.sync();
+    assert!(matches!(durable, Err(CatalogError::Failed(_))), "{durable:?}");
+    let early = catalog.reserve(A, 1, NOW, &[(id(2), 1)]);
+    assert!(matches!(early, Err(CatalogError::Failed(_))), "{early:?}");
+    let read = catalog.look_up(A, &RemotePath::root());
+    assert!(matches!(read, Err(CatalogError::Failed(_))), "{read:?}");
+    drop(catalog);
+    let again = SqliteCatalog::open(dir.path()).expect("opened");
+    assert_eq!(again.chunks(&[reserved.serial]).expect("an answer"), []);
+    assert!(reserve(&again, 3).serial > reserved.serial, "its number is never given out again");
+}
+
+#[test]
+fn a_number_that_was_lost_in_a_kill_is_never_given_out_again() {
+    let (dir, catalog) = new();
+    catalog.sync().expect("synced");
+    let killed = killed_copy(dir.path());
+    let lost = reserve(&catalog, 1).serial;
+    let again = SqliteCatalog::open(killed.path()).expect("opened");
+    let second = reserve(&again, 2).serial;
+    assert!(second > lost, "{second} was given out after {lost}");
+    drop(again);
+    let third = SqliteCatalog::open(killed.path()).expect("opened");
+    assert!(reserve(&third, 3).serial > second);
+}
+
+#[test]
+fn the_cluster_keeps_its_identity() {
+    let (dir, catalog) = new();
+    let (cluster, secret) = catalog.identity();
+    drop(catalog);
+    let again = SqliteCatalog::open(dir.path()).expect("opened");
+    assert!(again.identity() == (cluster, secret));
+}
+
+#[test]
+fn a_second_process_on_the_directory_is_refused() {
+    let (dir, catalog) = new();
+    let open = SqliteCatalog::open(dir.path()).map(drop);
+    assert!(matches!(open, Err(CatalogError::Locked(_))), "{open:?}");
+    let create = SqliteCatalog::create(dir.path(), "admin", &KEY).map(drop);
+    assert!(matches!(create, Err(CatalogError::Locked(_))), "{create:?}");
+    drop(catalog);
+    let create = SqliteCatalog::create(dir.path(), "admin", &KEY).map(drop);
+    assert!(matches!(create, Err(CatalogError::AlreadyThere(_))), "{create:?}");
+    SqliteCatalog::open(dir.path()).expect("opened");
+}
+
+#[test]
+fn nothing_is_opened_or_made_where_there_is_no_catalog() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = SqliteCatalog::open(dir.path()).map(drop);
+    assert!(matches!(open, Err(CatalogError::Missing(_))), "{open:?}");
+    assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0);
+}
+
+#[test]
+fn a_half_made_catalog_is_none() {
+    let (dir, catalog) = new();
+    make(&catalog, "/d");
+    drop(catalog);
+    // A crash before the last step of making one leaves it under its first name.
+    fs::rename(dir.path().join("catalog.db"), dir.path().join("catalog.db.new")).expect("renamed");
+    let open = SqliteCatalog::open(dir.path()).map(drop);
+    assert!(matches!(open, Err(CatalogError::Missing(_))), "{open:?}");
+    let catalog = SqliteCatalog::create(dir.path(), "admin", &KEY).expect("made anew");
+    assert_eq!(names(&catalog), [""; 0]);
+}
+
+#[test]
+fn a_catalog_of_another_format_is_refused_and_left_as_it_is() {
+    let (dir, catalog) = new();
+    drop(catalog);
+    let file = dir.path().join(FILE_NAME);
+    let conn = Connection::open(&file).expect("opened");
+    conn.execute("UPDATE catalog SET format = 99", ()).expect("changed");
+    conn.close().expect("closed");
+    let before = fs::read(&file).expect("read");
+    let open = SqliteCatalog::open(dir.path()).map(drop);
+    assert!(matches!(open, Err(CatalogError::Format { found: 99, known: FORMAT, .. })), "{open:?}");
+    let checked = check::check(dir.path());
+    assert!(matches!(checked, Err(CatalogError::Format { found: 99, .. })), "{checked:?}");
+    assert!(fs::read(&file).expect("read") == before);
+}
+
+#[test]
+fn a_damaged_header_is_refused_as_damage() {
+    let (dir, catalog) = new();
+    drop(catalog);
+    let file = dir.path().join(FILE_NAME);
+    let good = fs::read(&file).expect("read");
+    let mut wrong_magic = good.clone();
+    wrong_magic[..16].fill(b'x');
+    for bad in [wrong_magic, good[..good.len() / 3].to_vec(), vec![0; 8192], Vec::new()] {
+        fs::write(&file, &bad).expect("written");
+        let open = SqliteCatalog::open(dir.path()).map(drop);
+        assert!(matches!(open, Err(CatalogError::Damaged(_))), "{} bytes: {open:?}", bad.len());
+    }
+}
+
+#[test]
+fn nobody_but_the_owner_can_read_the_master_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, catalog) = new();
+    make(&catalog, "/d");
+    for name in ["catalog.db", "catalog.db-wal"] {
+        let mode = fs::metadata(dir.path().join(name)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+/// The budget of a chunk with three copies: 256 bytes, names aside.
+#[test]
+fn a_chunk_with_three_copies_takes_at_most_256_bytes() {
+    const CHUNKS: u32 = 100_000;
+    const IN_FILE: usize = 250;
+    let (dir, catalog) = new();
+    catalog.begin_incarnation(Incarnation::random(), NOW).expect("begun");
+    catalog.create_invite(&[1; 32], 3, WallTime(u64::MAX)).expect("made");
+    let live: LiveNodes =
+        (1..=3).map(|n| catalog.join_node(&[1; 32], &[n; 32], NOW).expect("joined")).collect();
+    let all: Vec<_> = (0..CHUNKS).map(|number| (id(number), 4 << 20)).collect();
+    for (number, chunks) in all.chunks(IN_FILE).enumerate() {
+        let records = catalog.reserve(A, 3, NOW, chunks).expect("answers");
+        let records: Vec<_> = records.into_iter().map(|r| r.expect("reserved")).collect();
+        for &node in &live {
+            let said: Vec<_> = records
+                .iter()
+                .map(|record| Confirmation {
+                    account: A,
+                    id: record.id,
+                    serial: record.serial,
+                    length: record.length,
+                    wanted: 3,
+                    node,
+                    reason: 1,
+                })
+                .collect();
+            catalog.confirm_copies(&said).expect("answers");
+        }
+        let file = NewFile {
+            path: path(&format!("/{number}")),
+            manifest: Manifest::Inline(chunks.iter().map(|(id, _)| *id).collect()),
+            copies: 3,
+            mtime_ms: 0,
+            executable: false,
+            condition: Condition::Any,
+            parents: false,
+        };
+        let answers = catalog.commit_files(A, RequestId::random(), NOW, &live, &[file]);
+        assert!(answers.expect("answers")[0].is_ok());
+    }
+    drop(catalog);
+    assert!(!dir.path().join("catalog.db-wal").exists(), "the log is in the database");
+    let bytes = fs::metadata(dir.path().join(FILE_NAME)).expect("there").len();
+    let each = bytes as f64 / f64::from(CHUNKS);
+    println!("{each:.1} bytes a chunk with 3 copies");
+    assert!(each <= 256.0, "{each:.1} bytes a chunk");
+}

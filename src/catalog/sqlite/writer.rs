@@ -115,6 +115,7 @@ impl Writer {
         let shared = Arc::new(Shared::default());
         let desk = Desk {
             stored: books.sums,
+            changes: books.conn.total_changes(),
             books,
             shared: shared.clone(),
             in_transaction: false,
@@ -167,9 +168,15 @@ impl Writer {
         self.shared.has_early.load(Ordering::SeqCst)
     }
 
-    /// How many transactions were made durable.
+    /// How many transactions were made durable that wrote something.
     pub(super) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
+    }
+
+    /// How many operations wait in the queue.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> usize {
+        self.jobs.as_ref().map_or(0, Sender::len)
     }
 
     pub(super) fn failures(&self) -> Receiver<String> {
@@ -209,6 +216,8 @@ struct Desk {
     stored: Sums,
     shared: Arc<Shared>,
     in_transaction: bool,
+    /// The rows written up to the last commit.
+    changes: u64,
     /// When the oldest early answer of this transaction was given.
     early_since: Option<Instant>,
     to_answer: Vec<Answer>,
@@ -290,7 +299,12 @@ impl Desk {
             self.store_sums()?;
             self.books.execute("COMMIT")?;
             self.in_transaction = false;
-            self.shared.commits.fetch_add(1, Ordering::SeqCst);
+            // The engine syncs nothing for a transaction that wrote nothing.
+            let changes = self.books.conn.total_changes();
+            if changes != self.changes {
+                self.changes = changes;
+                self.shared.commits.fetch_add(1, Ordering::SeqCst);
+            }
         }
         self.early_since = None;
         self.shared.has_early.store(false, Ordering::SeqCst);

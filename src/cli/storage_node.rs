@@ -1,0 +1,314 @@
+//! `p2pdfs-node`: flags become a storage node's configuration; what goes wrong becomes a message
+//! with the next thing to type.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use crossbeam_channel::select;
+use log::LevelFilter;
+
+use crate::cli::exit::{Exit, Failure, with_causes};
+use crate::cli::logging::{self, Verbosity};
+use crate::cli::signals;
+use crate::ids::{Address, Secret};
+use crate::segments::check::{self, CheckError, CheckReport};
+use crate::size::ByteSize;
+use crate::storage_node::{Node, NodeConfig, NodeError, NodeLimits};
+use crate::wire::{CallError, FaultCode};
+
+const PROGRAM: &str = "p2pdfs-node";
+
+const EXAMPLES: &str = "\
+Examples:
+  Join a cluster (`p2pdfs admin invite` makes the invite):
+    p2pdfs-node --dir /srv/node1 --main 127.0.0.1:7000 --space 100G --invite-file invite
+  Start the same node again, with all that it was told:
+    p2pdfs-node --dir /srv/node1
+  See what a stopped node's directory holds, and whether it is whole:
+    p2pdfs-node check /srv/node1";
+
+/// A storage node of p2pdfs: keeps chunks on this machine's disk for a main server's cluster
+#[derive(Debug, Parser)]
+#[command(name = PROGRAM, version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Read a stopped node's directory, say what is there, and verify all of it
+    Check {
+        /// The node's directory
+        directory: PathBuf,
+        /// Print the report as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Where the node keeps its chunks; made if it is not there and the node is invited
+    #[arg(long, value_name = "DIR", env = "P2PDFS_NODE_DIR")]
+    dir: Option<PathBuf>,
+    /// The main server; remembered
+    #[arg(long, value_name = "HOST:PORT", env = "P2PDFS_NODE_MAIN")]
+    main: Option<Address>,
+    /// How much the node may store, as in 500M or 10G; remembered
+    #[arg(long, value_name = "SIZE", env = "P2PDFS_NODE_SPACE")]
+    space: Option<ByteSize>,
+    /// Where to listen; port 0 is the port of the last start, or any
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "P2PDFS_NODE_LISTEN",
+        default_value = "127.0.0.1:0"
+    )]
+    listen: SocketAddr,
+    /// Where others reach the node, if that is not where it listens; remembered
+    #[arg(long, value_name = "HOST:PORT", env = "P2PDFS_NODE_ADDRESS")]
+    address: Option<Address>,
+    /// What it shares its fate with, such as a rack or a house: copies go to different zones;
+    /// remembered
+    #[arg(long, env = "P2PDFS_NODE_ZONE")]
+    zone: Option<String>,
+    /// The file with the invite to join with; `-` is stdin. Or P2PDFS_NODE_INVITE holds the invite
+    #[arg(long, value_name = "FILE", env = "P2PDFS_NODE_INVITE_FILE")]
+    invite_file: Option<PathBuf>,
+    /// Allow connections from and to other machines, which are not encrypted
+    #[arg(long, env = "P2PDFS_NODE_INSECURE_PLAINTEXT")]
+    insecure_plaintext: bool,
+    /// Connections open at once
+    #[arg(
+        long,
+        value_name = "N",
+        env = "P2PDFS_NODE_MAX_CONNECTIONS",
+        default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(10..)
+    )]
+    max_connections: u32,
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    let Cli { command, run } = Cli::parse();
+    let done = match command {
+        Some(Command::Check { directory, json }) => check_directory(&directory, json),
+        None => run_node(run),
+    };
+    match done {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(PROGRAM),
+    }
+}
+
+fn run_node(flags: Run) -> Result<Exit, Failure> {
+    logging::start(flags.verbosity.level(LevelFilter::Info));
+    let config = config(flags)?;
+    let stop_requests = signals::stop_requests()
+        .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
+    let directory = config.directory.clone();
+    let node = Node::start(config).map_err(|error| explain(&directory, &error))?;
+    if let Some(error) = node.unreachable() {
+        log::warn!("no main server yet, tried again and again error={}", with_causes(error));
+    }
+    say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
+    let outcome = select! {
+        recv(stop_requests) -> _ => Ok(Exit::Done),
+        recv(node.failures()) -> failure => match failure {
+            Ok(error) => Err(explain(&directory, &error)),
+            Err(_) => Ok(Exit::Failed),
+        },
+    };
+    node.stop();
+    outcome
+}
+
+/// Prints data. Whoever has closed the pipe wants no more of it.
+fn say(text: &str) -> Result<(), Failure> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::because(Exit::Failed, "cannot print", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn config(flags: Run) -> Result<NodeConfig, Failure> {
+    let directory = flags.dir.ok_or_else(|| {
+        Failure::new(Exit::Usage, "no directory is given")
+            .hint(format!("{PROGRAM} --dir DIR; `{PROGRAM} --help` says more"))
+    })?;
+    let connections = flags.max_connections as usize;
+    Ok(NodeConfig {
+        main: flags.main,
+        space_bytes: flags.space.map(|space| space.0),
+        zone: flags.zone,
+        listen: flags.listen,
+        address: flags.address,
+        invite: invite(flags.invite_file.as_deref())?,
+        insecure_plaintext: flags.insecure_plaintext,
+        limits: NodeLimits { connections, ..NodeLimits::default() },
+        ..NodeConfig::new(directory)
+    })
+}
+
+/// The invite of the file, or else of the environment. A file that is gone is no trouble to a node
+/// that has joined, so it is taken as no invite when that is all that is wrong with it.
+fn invite(file: Option<&Path>) -> Result<Option<Secret>, Failure> {
+    let text = match file {
+        None => std::env::var("P2PDFS_NODE_INVITE").ok(),
+        Some(path) if path == Path::new("-") => {
+            Some(std::io::read_to_string(std::io::stdin()).map_err(|error| {
+                Failure::because(Exit::Failed, "cannot read the invite from stdin", &error)
+            })?)
+        }
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                log::warn!("there is no invite file={}", path.display());
+                None
+            }
+            Err(error) => {
+                let what = format!("cannot read the invite {}", path.display());
+                return Err(Failure::because(Exit::Failed, what, &error));
+            }
+        },
+    };
+    let Some(text) = text.filter(|text| !text.trim().is_empty()) else { return Ok(None) };
+    // The text itself stays unsaid: it may be a good invite with a slip in it.
+    let invite = text.trim().parse().map_err(|_| {
+        Failure::new(Exit::Usage, "the invite is not one: 64 hexadecimal digits are expected")
+            .hint("p2pdfs admin invite > FILE, then --invite-file FILE")
+    });
+    invite.map(Some)
+}
+
+/// What went wrong with the node, and what to do about it.
+fn explain(directory: &Path, error: &NodeError) -> Failure {
+    let shown = directory.display();
+    let failure = |exit| Failure::because(exit, "cannot run the storage node", error);
+    let join = format!("{PROGRAM} --dir {shown} --main HOST:PORT --space SIZE --invite-file FILE");
+    match error {
+        NodeError::NoNode(_) => failure(Exit::NotFound)
+            .hint(format!("if a node was there, is its disk mounted? To make a new node: {join}")),
+        NodeError::JoinUnfinished(_) => failure(Exit::Failed)
+            .hint(format!("give it the same invite again, or a new one: {join}")),
+        NodeError::NotEmpty { .. } => {
+            failure(Exit::Failed).hint("give the node an empty directory of its own")
+        }
+        NodeError::IdentityMissing(_) => failure(Exit::Damaged)
+            .hint("put node.json and keys.json back, or start a new node elsewhere"),
+        NodeError::Missing(_) => failure(Exit::Usage).hint(join),
+        NodeError::Locked(_) => failure(Exit::Failed)
+            .hint("it runs already: stop that one first, or give this one a directory of its own"),
+        NodeError::NotLoopback(_) => {
+            failure(Exit::Usage).hint("on a network that you trust: add --insecure-plaintext")
+        }
+        NodeError::NoAddress(_) => {
+            failure(Exit::Usage).hint("add --address HOST:PORT, as others reach this machine")
+        }
+        NodeError::Listen { .. } => {
+            failure(Exit::Failed).hint("is it in use? Choose another with --listen ADDR:PORT")
+        }
+        NodeError::Join { source, .. } => explain_join(failure(exit_of(source)), source),
+        NodeError::StaleDirectory(_) => failure(Exit::NotAllowed).hint(
+            "run the node from the directory that it started from last; \
+             for one more node, join from an empty directory",
+        ),
+        NodeError::ZoneTooLong(_) => failure(Exit::Usage),
+        NodeError::BadFile { .. } | NodeError::Mixed { .. } => {
+            failure(Exit::Damaged).hint("was it put together from several directories?")
+        }
+        NodeError::Store(_) => failure(Exit::Failed)
+            .hint(format!("is its disk mounted? `{PROGRAM} check {shown}` says what is there")),
+        NodeError::OtherCluster { .. } => failure(Exit::NotAllowed),
+        NodeError::Io { .. } | NodeError::Thread(_) => failure(Exit::Failed),
+    }
+}
+
+fn explain_join(failure: Failure, source: &CallError) -> Failure {
+    match source {
+        CallError::Connect { .. } => {
+            failure.hint("is the main server running there? p2pdfs-main --dir DIR")
+        }
+        CallError::NotLoopback(_) => {
+            failure.hint("on a network that you trust: add --insecure-plaintext")
+        }
+        CallError::Fault(fault) if fault.code == FaultCode::Denied => {
+            failure.hint("an invite is good for a while and so many nodes: p2pdfs admin invite")
+        }
+        CallError::Fault(fault) if fault.code == FaultCode::Unreachable => {
+            failure.hint("say where others reach this node: --address HOST:PORT")
+        }
+        _ => failure,
+    }
+}
+
+fn exit_of(error: &CallError) -> Exit {
+    match error {
+        CallError::Fault(fault) => Exit::of_fault(fault.code),
+        CallError::NotLoopback(_) => Exit::Usage,
+        CallError::Connect { .. } | CallError::Broken { .. } | CallError::Closed(_) => {
+            Exit::Unavailable
+        }
+        CallError::BadReply { .. } => Exit::Failed,
+    }
+}
+
+fn check_directory(directory: &Path, json: bool) -> Result<Exit, Failure> {
+    let what = format!("cannot check {}", directory.display());
+    let report = check::check(directory).map_err(|error| match error {
+        CheckError::NotAStore(_) => Failure::because(Exit::NotFound, what, &error),
+        CheckError::Locked(_) => Failure::because(Exit::Unavailable, what, &error),
+        CheckError::BadMarker { .. } | CheckError::Version { .. } | CheckError::Io { .. } => {
+            Failure::because(Exit::Failed, what, &error)
+        }
+    })?;
+    if json {
+        let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
+        say(&(text + "\n"))?;
+    } else {
+        say(&describe(&report))?;
+    }
+    Ok(if report.is_sound() { Exit::Done } else { Exit::Damaged })
+}
+
+/// The report for people: what is there in four lines, then what is wrong, one a line.
+fn describe(report: &CheckReport) -> String {
+    use std::fmt::Write;
+    let chunk_bytes: u64 = report.chunks.iter().map(|chunk| u64::from(chunk.length)).sum();
+    let file_bytes: u64 = report.segments.iter().map(|segment| segment.bytes).sum();
+    let mut text = format!(
+        "node      {} of cluster {}\nsegments  {}, {}\nchunks    {} whole, {}\nremoved   {}\n",
+        report.node,
+        report.cluster,
+        report.segments.len(),
+        ByteSize(file_bytes),
+        report.chunks.len(),
+        ByteSize(chunk_bytes),
+        report.tombstones.len()
+    );
+    for missing in &report.missing {
+        let _ = writeln!(text, "missing   segments {} to {}", missing.start(), missing.end());
+    }
+    for finding in &report.findings {
+        let kind = if finding.kind.is_damage() { "damaged " } else { "leftover" };
+        let serial = finding.serial.map(|serial| format!(" serial {serial}")).unwrap_or_default();
+        let _ = writeln!(
+            text,
+            "{kind}  {:?} in segment {} at byte {}, {} bytes{serial}",
+            finding.kind, finding.segment, finding.offset, finding.bytes
+        );
+    }
+    text.push_str(if report.is_sound() { "sound\n" } else { "not sound\n" });
+    text
+}

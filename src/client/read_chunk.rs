@@ -1,0 +1,104 @@
+//! Reading chunks from one node: what is asked for, what came, and whether it is what it should be.
+
+use std::time::Duration;
+
+use crate::ids::{Address, ChunkId, NodeId};
+use crate::token::Token;
+use crate::wire::connection::CallError;
+use crate::wire::frame::PayloadBuffer;
+use crate::wire::to_main::{BadCopy, LocatedChunk};
+use crate::wire::to_node::{Fetch, FetchChunk};
+use crate::wire::{Fault, FaultCode};
+
+use super::Inner;
+
+/// How long a node may take before the first byte of a chunk; there are other copies to ask.
+const FIRST_BYTE: Duration = Duration::from_secs(15);
+
+/// A chunk wanted from a node.
+pub(super) struct Wanted {
+    pub id: ChunkId,
+    pub length: u32,
+    pub token: Token,
+}
+
+impl Wanted {
+    /// The chunk by its copy number `copy`.
+    pub fn of(chunk: &LocatedChunk, copy: usize) -> Wanted {
+        Wanted { id: chunk.id, length: chunk.length, token: chunk.copies[copy].token.clone() }
+    }
+}
+
+/// Where a chunk's bytes are in the payload, or why they are not there.
+pub(super) type Read = Result<std::ops::Range<usize>, Fault>;
+
+/// Reads the chunks in one exchange, and checks every byte of them. A damaged one is reported to
+/// the main server.
+pub(super) fn read_chunks(
+    inner: &Inner,
+    node: NodeId,
+    address: &Address,
+    wanted: &[Wanted],
+    payload: &mut PayloadBuffer,
+) -> Result<Vec<Read>, CallError> {
+    let chunks = wanted
+        .iter()
+        .map(|w| FetchChunk { token: w.token.clone(), offset: 0, length: None })
+        .collect();
+    let request = Fetch { chunks };
+    let outcomes = inner.with_node(node, address, |connection| {
+        connection.set_answer_timeout(FIRST_BYTE);
+        connection.send(&request, &[])?;
+        let reply = connection.receive::<Fetch>()?;
+        connection.read_payload(payload, |_| {})?;
+        Ok(reply.chunks.into_vec())
+    })?;
+    if outcomes.len() != wanted.len() {
+        let what = format!("{} answers to {} chunks", outcomes.len(), wanted.len());
+        return Err(CallError::BadReply { address: address.clone(), what });
+    }
+    let mut at = 0usize;
+    let mut reads = Vec::with_capacity(wanted.len());
+    for (outcome, wanted) in outcomes.into_iter().zip(wanted) {
+        let read = Result::from(outcome).and_then(|fetched| {
+            let range = at..at.saturating_add(fetched.length as usize);
+            at = range.end;
+            check(wanted, payload.as_slice().get(range.clone())).map(|()| range)
+        });
+        reads.push(read);
+    }
+    for (read, wanted) in reads.iter().zip(wanted) {
+        report_if_bad(inner, read, wanted);
+    }
+    Ok(reads)
+}
+
+fn check(wanted: &Wanted, bytes: Option<&[u8]>) -> Result<(), Fault> {
+    let wrong = |what: &str| Err(Fault::new(FaultCode::Damaged, what));
+    match bytes {
+        None => wrong("it sent fewer bytes than it announced"),
+        Some(bytes) if bytes.len() != wanted.length as usize => {
+            wrong("it sent a chunk of another length")
+        }
+        Some(bytes) if ChunkId::of(wanted.id.algorithm(), bytes) != wanted.id => {
+            wrong("it sent other bytes than those of the chunk")
+        }
+        Some(_) => Ok(()),
+    }
+}
+
+/// Tells the main server of a copy that is not what it should be. That is a favour to others: it
+/// is asked once, and what comes of it does not matter here.
+fn report_if_bad(inner: &Inner, read: &Read, wanted: &Wanted) {
+    let Err(fault) = read else { return };
+    if !matches!(fault.code, FaultCode::Damaged | FaultCode::NotFound | FaultCode::HashMismatch) {
+        return;
+    }
+    let what: String = fault.message.chars().take(100).collect();
+    let request = BadCopy { token: wanted.token.clone(), what };
+    let address = &inner.settings.main;
+    let told = inner.to_main.with(address, super::Peer::Main, |c| c.call(&request));
+    if let Err(error) = told {
+        log::debug!("a bad copy was not reported chunk={} {error}", wanted.id);
+    }
+}

@@ -1,0 +1,433 @@
+//! Telling the main server what is durable here, duplicated elsewhere, or lost: one thread, on a
+//! connection of its own. Whatever waits while one exchange is under way travels in the next, so
+//! under load many confirmations share a message, and nobody waits on a timer.
+//!
+//! What waits is sent in the order in which it came, as far as that matters: a `lost` is never sent
+//! before or together with what was said before it.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Sender, bounded};
+
+use crate::ids::{Address, NodeId, Serial};
+use crate::token::Token;
+use crate::wire::node_to_main::{Confirmed, Duplicated, DuplicatedChunk, Lost, Stored};
+use crate::wire::to_main::Addresses;
+use crate::wire::{
+    CallError, Connection, Fault, FaultCode, MAX_CONFIRMATIONS, MAX_ITEMS, Message, Outcome,
+};
+
+use super::error::with_causes;
+use super::shared::Shared;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long the main server may think about an exchange.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long something is worth sending for which nobody waits.
+const NOTE_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node to duplicate to, where it is, and the token to do so.
+#[derive(Debug, Clone)]
+pub(super) struct Destination {
+    pub node: NodeId,
+    pub address: Address,
+    pub token: Token,
+}
+
+/// The targets with their addresses. A target without one is of no use.
+pub(super) fn destinations(
+    targets: Vec<crate::wire::node_to_main::Target>,
+    nodes: &Addresses,
+) -> Vec<Destination> {
+    let known = targets.into_iter().filter_map(|target| {
+        let address = nodes.get(&target.node).cloned();
+        if address.is_none() {
+            log::warn!("a target came without an address node={}", target.node);
+        }
+        Some(Destination { node: target.node, address: address?, token: target.token })
+    });
+    known.collect()
+}
+
+/// For each copy where to duplicate it, or why it does not count.
+pub(super) type Answers = Vec<Result<Vec<Destination>, Fault>>;
+
+/// The queue of what is to be told.
+#[derive(Debug, Default)]
+pub(super) struct Confirmer {
+    /// Held for memory only, never during an exchange.
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    /// The number of `Paused` about.
+    pauses: usize,
+    exchanging: bool,
+    stopping: bool,
+    /// The main server was just reached by another thread.
+    nudged: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    what: What,
+    /// `None` where nobody waits.
+    answer: Option<Sender<Answers>>,
+    /// When it is not worth sending any more.
+    until: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// At most `MAX_CONFIRMATIONS`.
+    Stored(Vec<Token>),
+    /// At most `MAX_CONFIRMATIONS`.
+    Duplicated(Vec<DuplicatedChunk>),
+    Lost(Serial),
+}
+
+/// Nothing is told to the main server while this is held.
+pub(super) struct Paused<'a>(&'a Confirmer);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        self.0.lock().pauses -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Confirmer {
+    /// Confirms durable copies by the tokens with which they came. Waits for the answers, for at
+    /// most `patience`: copies without one are `busy`, though they are durable.
+    pub fn confirm(&self, tokens: Vec<Token>, patience: Duration) -> Answers {
+        self.ask(tokens, What::Stored, patience)
+    }
+
+    /// Reports how duplication went, and waits for further targets.
+    pub fn report(&self, chunks: Vec<DuplicatedChunk>, patience: Duration) -> Answers {
+        self.ask(chunks, What::Duplicated, patience)
+    }
+
+    /// Reports how duplication went, where there is nothing more to do about it.
+    pub fn note(&self, mut chunks: Vec<DuplicatedChunk>) {
+        let until = Some(Instant::now() + NOTE_PATIENCE);
+        while !chunks.is_empty() {
+            let rest = chunks.split_off(chunks.len().min(MAX_CONFIRMATIONS));
+            let what = What::Duplicated(std::mem::replace(&mut chunks, rest));
+            self.push(Job { what, answer: None, until });
+        }
+    }
+
+    /// Reports a copy that is no longer here. It is told however long that takes.
+    pub fn lost(&self, serial: Serial) {
+        self.push(Job { what: What::Lost(serial), answer: None, until: None });
+    }
+
+    /// Keeps the main server from being told anything until the value is dropped; returns once no
+    /// exchange is under way. So a list of what is held, taken and answered meanwhile, cannot be
+    /// overtaken by a confirmation.
+    pub fn pause(&self) -> Paused<'_> {
+        let mut queue = self.lock();
+        queue.pauses += 1;
+        let _free = self
+            .changed
+            .wait_while(queue, |queue| queue.exchanging)
+            .unwrap_or_else(PoisonError::into_inner);
+        Paused(self)
+    }
+
+    /// Says that the main server can be reached, to a thread that pauses because it could not.
+    pub fn nudge(&self) {
+        self.lock().nudged = true;
+        self.changed.notify_all();
+    }
+
+    /// Lets `run` end after one more try to tell what is waiting.
+    pub fn stop(&self) {
+        self.lock().stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// The body of the confirmer's thread.
+    pub fn run(&self, shared: &Shared) {
+        let mut connection = None;
+        let mut pause = FIRST_PAUSE;
+        while let Some(mut batch) = self.next_batch() {
+            let told = tell(shared, &mut connection, &mut batch);
+            let stopping = self.end_exchange(batch);
+            match told {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(_) if stopping => break,
+                Err(error) => {
+                    log::debug!("confirmations wait error={}", with_causes(&error));
+                    self.back_off(pause);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        // Whoever still waits for an answer gets none.
+        self.lock().jobs.clear();
+    }
+
+    fn ask<T>(
+        &self,
+        mut items: Vec<T>,
+        what: impl Fn(Vec<T>) -> What,
+        patience: Duration,
+    ) -> Answers {
+        let until = Instant::now() + patience;
+        let mut waiting = Vec::new();
+        while !items.is_empty() {
+            let rest = items.split_off(items.len().min(MAX_CONFIRMATIONS));
+            let part = std::mem::replace(&mut items, rest);
+            let (answer, answers) = bounded(1);
+            waiting.push((part.len(), answers));
+            self.push(Job { what: what(part), answer: Some(answer), until: Some(until) });
+        }
+        let mut all = Vec::new();
+        for (count, answers) in waiting {
+            all.extend(
+                answers.recv_deadline(until).unwrap_or_else(|_| vec![Err(unheard()); count]),
+            );
+        }
+        all
+    }
+
+    fn push(&self, job: Job) {
+        let mut queue = self.lock();
+        queue.jobs.push_back(job);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Waits for something to tell, and begins an exchange. `None` at the end.
+    fn next_batch(&self) -> Option<Batch> {
+        let mut queue = self.lock();
+        loop {
+            queue = self
+                .changed
+                .wait_while(queue, |q| (q.jobs.is_empty() || q.pauses > 0) && !q.stopping)
+                .unwrap_or_else(PoisonError::into_inner);
+            let batch = queue.take_batch();
+            if !batch.is_empty() {
+                queue.exchanging = true;
+                return Some(batch);
+            }
+            if queue.stopping {
+                return None;
+            }
+        }
+    }
+
+    /// Ends an exchange; what is left of the batch is tried again. True when the node stops.
+    fn end_exchange(&self, batch: Batch) -> bool {
+        let mut queue = self.lock();
+        let left = batch.lost.into_iter().chain(batch.stored).chain(batch.duplicated);
+        for job in left.collect::<Vec<_>>().into_iter().rev() {
+            queue.jobs.push_front(job);
+        }
+        queue.exchanging = false;
+        self.changed.notify_all();
+        queue.stopping
+    }
+
+    fn back_off(&self, pause: Duration) {
+        let queue = self.lock();
+        let (mut queue, _) = self
+            .changed
+            .wait_timeout_while(queue, pause, |queue| !queue.nudged && !queue.stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.nudged = false;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn unheard() -> Fault {
+    let message = "the chunk is safe on this node, but the main server could not be told in time";
+    Fault::new(FaultCode::Busy, message)
+}
+
+/// What travels in one exchange: copies that are lost, or else what is there.
+#[derive(Debug, Default)]
+struct Batch {
+    lost: Vec<Job>,
+    stored: Vec<Job>,
+    duplicated: Vec<Job>,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.stored.is_empty() && self.duplicated.is_empty()
+    }
+}
+
+impl Queue {
+    /// Takes the longest run of jobs from the front that may travel together.
+    fn take_batch(&mut self) -> Batch {
+        let now = Instant::now();
+        let mut batch = Batch::default();
+        let (mut stored, mut duplicated) = (0, 0);
+        while let Some(job) = self.jobs.front() {
+            let (list, fits) = match &job.what {
+                What::Lost(_) => {
+                    let is_first = batch.stored.is_empty() && batch.duplicated.is_empty();
+                    let fits = is_first && batch.lost.len() < MAX_ITEMS;
+                    (&mut batch.lost, fits)
+                }
+                What::Stored(tokens) => {
+                    stored += tokens.len();
+                    (&mut batch.stored, stored <= MAX_CONFIRMATIONS && batch.lost.is_empty())
+                }
+                What::Duplicated(chunks) => {
+                    duplicated += chunks.len();
+                    let fits = duplicated <= MAX_CONFIRMATIONS && batch.lost.is_empty();
+                    (&mut batch.duplicated, fits)
+                }
+            };
+            let is_over = job.until.is_some_and(|until| until <= now);
+            if !fits && !is_over {
+                break;
+            }
+            let job = self.jobs.pop_front().expect("it was just looked at");
+            if !is_over {
+                list.push(job);
+            }
+        }
+        batch
+    }
+}
+
+/// Tells the main server, once more on a new connection if an old one turns out to be dead. What
+/// it answered is out of `batch` afterwards; what is left must be told again.
+fn tell(
+    shared: &Shared,
+    connection: &mut Option<Connection>,
+    batch: &mut Batch,
+) -> Result<(), CallError> {
+    if let Some(open) = connection {
+        match exchange(open, batch) {
+            Ok(()) => return Ok(()),
+            Err(error @ CallError::Fault(_)) => return Err(error),
+            Err(error) => {
+                log::debug!("the confirmer's connection ended error={}", with_causes(&error));
+                *connection = None;
+            }
+        }
+    }
+    let mut open = shared.dial_main()?;
+    open.set_answer_timeout(ANSWER_TIMEOUT);
+    let told = exchange(&mut open, batch);
+    if matches!(told, Ok(()) | Err(CallError::Fault(_))) {
+        *connection = Some(open);
+    }
+    told
+}
+
+/// Sends all messages of the batch, then takes their answers.
+fn exchange(connection: &mut Connection, batch: &mut Batch) -> Result<(), CallError> {
+    let mut serials = Vec::new();
+    let (mut tokens, mut chunks) = (Vec::new(), Vec::new());
+    for job in batch.lost.iter().chain(&batch.stored).chain(&batch.duplicated) {
+        match &job.what {
+            What::Lost(serial) => serials.push(*serial),
+            What::Stored(part) => tokens.extend_from_slice(part),
+            What::Duplicated(part) => chunks.extend_from_slice(part),
+        }
+    }
+    let (has_lost, has_stored, has_duplicated) =
+        (!serials.is_empty(), !tokens.is_empty(), !chunks.is_empty());
+    if has_lost {
+        connection.send(&Lost { serials: serials.into() }, &[])?;
+    }
+    if has_stored {
+        connection.send(&Stored { tokens: tokens.into() }, &[])?;
+    }
+    if has_duplicated {
+        connection.send(&Duplicated { chunks: chunks.into() }, &[])?;
+    }
+    // Every answer is taken, whatever the one before says: the next exchange starts in step.
+    let mut told = Ok(());
+    if has_lost {
+        told = told.and(take_answer::<Lost>(connection, &mut batch.lost, |_| None)?);
+    }
+    if has_stored {
+        let answer = take_answer::<Stored>(connection, &mut batch.stored, |reply| {
+            Some((reply.chunks.into_vec(), reply.nodes))
+        })?;
+        told = told.and(answer);
+    }
+    if has_duplicated {
+        let answer = take_answer::<Duplicated>(connection, &mut batch.duplicated, |reply| {
+            Some((reply.chunks.into_vec(), reply.nodes))
+        })?;
+        told = told.and(answer);
+    }
+    told.map_err(CallError::Fault)
+}
+
+/// Takes the answer to one message and hands it to the jobs that travelled in it, which are gone
+/// from `jobs` then. A fault that may pass leaves them there and is the inner error.
+fn take_answer<M: Message>(
+    connection: &mut Connection,
+    jobs: &mut Vec<Job>,
+    items: impl Fn(M::Reply) -> Option<(Vec<Outcome<Confirmed>>, Addresses)>,
+) -> Result<Result<(), Fault>, CallError> {
+    let reply = match connection.receive::<M>() {
+        Ok(reply) => items(reply),
+        Err(CallError::Fault(fault)) if fault.retryable => return Ok(Err(fault)),
+        Err(CallError::Fault(fault)) => {
+            log::warn!("the main server refuses request={} fault={fault}", M::NAME);
+            for job in jobs.drain(..) {
+                let count = job.what.len();
+                job.deliver(vec![Err(fault.clone()); count]);
+            }
+            return Ok(Ok(()));
+        }
+        Err(error) => return Err(error),
+    };
+    let Some((items, nodes)) = reply else {
+        jobs.clear();
+        return Ok(Ok(()));
+    };
+    if items.len() != jobs.iter().map(|job| job.what.len()).sum::<usize>() {
+        let what = format!("{} with {} answers", M::NAME, items.len());
+        return Err(CallError::BadReply { address: connection.address().clone(), what });
+    }
+    let mut items = items.into_iter();
+    for job in jobs.drain(..) {
+        let own = items.by_ref().take(job.what.len()).map(|item| {
+            Result::from(item).map(|confirmed| destinations(confirmed.targets, &nodes))
+        });
+        let own = own.collect();
+        job.deliver(own);
+    }
+    Ok(Ok(()))
+}
+
+impl What {
+    fn len(&self) -> usize {
+        match self {
+            What::Stored(tokens) => tokens.len(),
+            What::Duplicated(chunks) => chunks.len(),
+            What::Lost(_) => 1,
+        }
+    }
+}
+
+impl Job {
+    fn deliver(self, answers: Answers) {
+        if let Some(answer) = self.answer {
+            // Whoever waited may have lost patience.
+            let _ = answer.send(answers);
+        }
+    }
+}

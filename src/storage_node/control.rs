@@ -1,0 +1,245 @@
+//! The node's life with the main server: one thread, one connection, over which it returns, compares
+//! its inventory, and sends heartbeats, for as long as the node runs.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use crate::ids::Incarnation;
+use crate::wire::node_to_main::{AddMeReply, DropMe, Heartbeat, HeartbeatReply};
+use crate::wire::{CallError, Connection, FaultCode};
+
+use super::error::{NodeError, with_causes};
+use super::inventory;
+use super::join::{self, AddMeError};
+use super::shared::Shared;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How much longer than it said the main server may hold a heartbeat back.
+const GRACE: Duration = Duration::from_secs(15);
+/// How long a parting node waits for the main server.
+const PARTING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What came of the first try to reach the main server.
+#[derive(Debug)]
+pub(super) enum FirstContact {
+    /// The node's copies count.
+    Alive,
+    /// It is tried again, and reads go on meanwhile.
+    Unreachable(CallError),
+    Fatal(NodeError),
+}
+
+/// Why a control connection ended.
+enum End {
+    Stopped,
+    Lost(CallError),
+    Fatal(NodeError),
+}
+
+impl From<CallError> for End {
+    fn from(error: CallError) -> End {
+        End::Lost(error)
+    }
+}
+
+impl From<AddMeError> for End {
+    fn from(error: AddMeError) -> End {
+        match error {
+            AddMeError::Call(error) => End::Lost(error),
+            AddMeError::Fatal(error) => End::Fatal(error),
+        }
+    }
+}
+
+struct Control<'a> {
+    shared: &'a Shared,
+    /// The start of the main server with which the inventory was compared.
+    compared_with: Option<Incarnation>,
+    interval: Duration,
+    /// Until it was used once.
+    first: Option<Sender<FirstContact>>,
+    is_alive: bool,
+}
+
+/// The body of the control thread. `joined` is the connection of a join, where there was one.
+pub(super) fn run(
+    shared: &Shared,
+    joined: Option<(Connection, AddMeReply)>,
+    first: Sender<FirstContact>,
+) {
+    let mut control = Control {
+        shared,
+        compared_with: None,
+        interval: Duration::from_secs(5),
+        first: Some(first),
+        is_alive: false,
+    };
+    let mut pause = FIRST_PAUSE;
+    let mut joined = joined;
+    loop {
+        let end = match control.session(joined.take()) {
+            Err(end) => end,
+            Ok(never) => match never {},
+        };
+        shared.set_control_socket(None);
+        if std::mem::take(&mut control.is_alive) {
+            pause = FIRST_PAUSE;
+        }
+        match end {
+            End::Stopped => return,
+            End::Fatal(error) => return control.give_up(error),
+            End::Lost(_) if shared.stops_within(Duration::ZERO) => return,
+            End::Lost(error) => control.lost(error, pause == FIRST_PAUSE),
+        }
+        shared.payloads.trim();
+        shared.reads.trim();
+        if shared.stops_within(pause) {
+            return;
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+impl Control<'_> {
+    fn lost(&mut self, error: CallError, is_news: bool) {
+        let level = if is_news { log::Level::Warn } else { log::Level::Debug };
+        log::log!(level, "main server not reached error={}", with_causes(&error));
+        self.tell(FirstContact::Unreachable(error));
+    }
+
+    fn give_up(&mut self, error: NodeError) {
+        log::error!("the node cannot go on error={}", with_causes(&error));
+        match self.first.take() {
+            // `Node::start` waits for this.
+            Some(first) => drop(first.send(FirstContact::Fatal(error))),
+            None => drop(self.shared.fatal.send(error)),
+        }
+    }
+
+    fn tell(&mut self, contact: FirstContact) {
+        if let Some(first) = self.first.take() {
+            // Nobody waits any more when the start was given up.
+            let _ = first.send(contact);
+        }
+    }
+
+    /// One connection, to its end.
+    fn session(
+        &mut self,
+        joined: Option<(Connection, AddMeReply)>,
+    ) -> Result<std::convert::Infallible, End> {
+        let (mut connection, mut reply) = match joined {
+            Some((connection, reply)) => (connection, Some(reply)),
+            None => (self.shared.dial_main()?, None),
+        };
+        let broken = |source: std::io::Error| CallError::Connect {
+            address: connection.address().clone(),
+            source,
+        };
+        let socket = connection.socket().map_err(broken)?;
+        if !self.shared.set_control_socket(Some(socket)) {
+            return Err(End::Stopped);
+        }
+        let Some(member) = self.shared.member() else { return Err(End::Stopped) };
+        self.check_cluster(&connection, member.membership.cluster)?;
+        let main = connection.hello().incarnation;
+        if self.compared_with.is_none() || self.compared_with != main {
+            let reply = match reply.take() {
+                Some(reply) => reply,
+                None => join::return_to(self.shared, &mut connection)?,
+            };
+            self.interval = Duration::from_millis(reply.interval_ms);
+            inventory::compare(&mut connection, &member.store, &self.shared.confirmer)?;
+            self.compared_with = Some(reply.incarnation);
+        }
+        drop(member);
+        log::info!("alive at the main server main={}", connection.address());
+        self.is_alive = true;
+        self.shared.confirmer.nudge();
+        self.tell(FirstContact::Alive);
+        loop {
+            self.heartbeat(&mut connection)?;
+        }
+    }
+
+    /// Nothing is said to the main server of another cluster.
+    fn check_cluster(
+        &self,
+        connection: &Connection,
+        own: crate::ids::ClusterId,
+    ) -> Result<(), End> {
+        match connection.hello().cluster {
+            Some(found) if found != own => {
+                let main = connection.address().clone();
+                let error = NodeError::OtherCluster { main, found, own };
+                let (address, what) = (connection.address().clone(), error.to_string());
+                Err(End::Lost(CallError::BadReply { address, what }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// One heartbeat and what its answer brings.
+    fn heartbeat(&mut self, connection: &mut Connection) -> Result<(), End> {
+        let shared = self.shared;
+        let Some(member) = shared.member() else { return Err(End::Stopped) };
+        let request = Heartbeat {
+            incarnation: shared.incarnation,
+            space: member.space(),
+            transfers: shared.counters.transfers(),
+            received_bytes: shared.counters.client_bytes(),
+            newest_key: shared.keys.newest(),
+            acknowledged: shared.orders.done().into(),
+            failed: member.failure(),
+        };
+        drop(member);
+        connection.set_answer_timeout(self.interval + GRACE);
+        let sent = Instant::now();
+        let reply = match connection.call(&request) {
+            Ok(reply) => reply,
+            Err(CallError::Fault(fault)) if fault.code == FaultCode::StaleDirectory => {
+                return Err(End::Fatal(shared.identity.stale()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        shared.orders.forget(&request.acknowledged);
+        let brought_news = self.take_in(reply)?;
+        shared.payloads.trim();
+        shared.reads.trim();
+        // An answer that was not held back and brings nothing new must not make us ask at once
+        // again: orders under way, say, which the main server repeats.
+        let due = (self.interval / 2).saturating_sub(sent.elapsed());
+        if !brought_news && !due.is_zero() && shared.orders.wait_done(due) {
+            return Err(End::Stopped);
+        }
+        Ok(())
+    }
+
+    /// True if there is something to say about it at once.
+    fn take_in(&mut self, reply: HeartbeatReply) -> Result<bool, End> {
+        let shared = self.shared;
+        self.interval = Duration::from_millis(reply.interval_ms);
+        shared.time.tell(reply.time);
+        let newest = shared.keys.newest();
+        if let Err(error) = shared.keys.announce(&reply.keys, reply.time) {
+            // Not acknowledged, so not used: the old keys go on.
+            log::error!("new token keys could not be kept error={}", with_causes(&error));
+        }
+        let any_new_order = shared.orders.take(reply.orders.into_vec(), &reply.nodes);
+        Ok(any_new_order || shared.keys.newest() != newest)
+    }
+}
+
+/// Says goodbye, so that the main server need not find out by silence.
+pub(super) fn part(shared: &Shared) {
+    let parted = shared.dial_main().and_then(|mut connection| {
+        connection.set_answer_timeout(PARTING_TIMEOUT);
+        connection.call(&DropMe {})
+    });
+    match parted {
+        Ok(_) => log::info!("parted from the main server"),
+        Err(error) => log::warn!("the main server heard no goodbye error={}", with_causes(&error)),
+    }
+}

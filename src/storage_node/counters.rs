@@ -1,0 +1,81 @@
+//! What a node did since its start, for its operator and for tests.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Sums since the start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    client_bytes: AtomicU64,
+    node_bytes: AtomicU64,
+    stored: AtomicU64,
+    fetched: AtomicU64,
+    fetched_bytes: AtomicU64,
+    damaged: AtomicU64,
+    transfers: AtomicU32,
+}
+
+/// A transfer under way, counted until it is dropped.
+pub(super) struct Transfer<'a>(&'a Counters);
+
+impl Drop for Transfer<'_> {
+    fn drop(&mut self) {
+        self.0.transfers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    /// Payload bytes that came from clients in `store`.
+    pub fn client_bytes(&self) -> u64 {
+        self.client_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Payload bytes that came from other nodes.
+    pub fn node_bytes(&self) -> u64 {
+        self.node_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Transfers under way now.
+    pub fn transfers(&self) -> u32 {
+        self.transfers.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn begin_transfer(&self) -> Transfer<'_> {
+        self.transfers.fetch_add(1, Ordering::Relaxed);
+        Transfer(self)
+    }
+
+    pub(super) fn count_received(&self, bytes: u64, from_client: bool) {
+        let sum = if from_client { &self.client_bytes } else { &self.node_bytes };
+        sum.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_stored(&self, chunks: u64) {
+        self.stored.fetch_add(chunks, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_fetched(&self, chunks: u64, bytes: u64) {
+        self.fetched.fetch_add(chunks, Ordering::Relaxed);
+        self.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_damaged(&self) {
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        write!(
+            f,
+            "client_bytes={} node_bytes={} stored={} fetched={} fetched_bytes={} damaged={}",
+            of(&self.client_bytes),
+            of(&self.node_bytes),
+            of(&self.stored),
+            of(&self.fetched),
+            of(&self.fetched_bytes),
+            of(&self.damaged)
+        )
+    }
+}

@@ -1,0 +1,35 @@
+//! The storage node: takes chunks in for tokens, gives them out for tokens, has more copies made,
+//! and tells the main server what it holds. The bytes themselves are `segments`' business, and who
+//! may connect how often is `server`'s.
+//!
+//! In reading order: `node` (start and stop), `identity` and `keys` (what it knows of itself),
+//! `join` and `control` (its life with the main server), `service` (a connection), `store` and
+//! `fetch` (what a connection asks), `confirmer` and `forward` (what a stored chunk sets off),
+//! `orders`.
+
+mod buffers;
+mod config;
+mod confirmer;
+mod control;
+mod counters;
+mod error;
+mod fault;
+mod fetch;
+mod forward;
+mod identity;
+mod inventory;
+mod join;
+mod keys;
+mod node;
+mod orders;
+mod service;
+mod shared;
+mod store;
+mod verifier;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{NodeConfig, NodeLimits};
+pub use error::NodeError;
+pub use node::Node;
