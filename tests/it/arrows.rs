@@ -26,6 +26,9 @@ const ARROWS: [(&str, &[&str]); 9] = [
 const CLI: [&str; 7] =
     ["main_server", "storage_node", "client", "wire", "catalog", "segments", "policy"];
 
+/// The test that holds protocol.md against the code looks at the bounds of all who keep to it.
+const LOOKS_AT_ALL: &str = "src/wire/protocol_doc.rs";
+
 fn allowed() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
     let mut all: BTreeMap<_, BTreeSet<_>> =
         ARROWS.map(|(from, to)| (from, to.iter().copied().chain(VOCABULARY).collect())).into();
@@ -136,6 +139,9 @@ fn modules_import_only_along_the_arrows() {
     let allowed = allowed();
     let mut wrong = Vec::new();
     for (path, text) in sources("src") {
+        if path.ends_with(LOOKS_AT_ALL) {
+            continue;
+        }
         let module = module_of(&path);
         let Some(own) = module.first() else { continue };
         let Some(may) = allowed.get(own.as_str()) else {
