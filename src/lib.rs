@@ -5,6 +5,7 @@ pub mod client;
 pub mod clock;
 pub mod durable;
 pub mod ids;
+pub mod main_server;
 pub mod policy;
 pub mod remote_path;
 pub mod segments;

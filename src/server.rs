@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 pub use budget::{Budget, Share};
-pub use connection::ServerConnection;
+pub use connection::{ServerConnection, Woken};
 
 use crate::wire::frame::{self, Pace};
 use crate::wire::{Fault, FaultCode, Outcome};

@@ -193,6 +193,12 @@ impl Token {
         if claims.node == node { Ok(claims) } else { Err(TokenError::Denied) }
     }
 
+    /// The node that the token says it is for, unchecked: to know whose keys to check it with.
+    pub fn claimed_node(&self) -> Option<NodeId> {
+        let (claims, _) = self.parts()?;
+        Some(NodeId(u32::from_be_bytes([claims[5], claims[6], claims[7], claims[8]])))
+    }
+
     fn parts(&self) -> Option<([u8; CLAIMS_BYTES], [u8; MAC_BYTES])> {
         let (claims, mac) = self.0.strip_prefix(VERSION)?.strip_prefix('.')?.split_once('.')?;
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();

@@ -255,6 +255,10 @@ pub trait Catalog: Send + Sync {
         limit: usize,
     ) -> Result<Vec<Entry>, CatalogError>;
 
+    /// What is known of a version. A replaced one is known as long as it can be read.
+    /// Refused: `NotFound` when the account has no such version that is not removed.
+    fn version(&self, account: AccountId, version: Version) -> Result<FileInfo, CatalogError>;
+
     /// The chunks of a version from index `from` on, at most `limit`, in the order of the file.
     /// A replaced version can still be read, so that a reader who pages through it comes to its end.
     /// Refused: `NotFound` when the account has no such version that is not removed.

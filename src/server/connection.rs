@@ -1,14 +1,27 @@
 //! The server end of a connection: requests in, answers out, within the limits.
 
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
 use super::{Share, Slot};
 use crate::wire::frame::{self, FrameError, FrameReader, Head, Pace, PayloadBuffer};
 use crate::wire::{Fault, FaultCode, Outcome};
+
+/// What ended a wait with an answer held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// What was waited for.
+    Bell,
+    /// The peer closed its end or sent more, the connection broke, or the server stops.
+    Peer,
+    /// Nothing: the time is over.
+    Timeout,
+}
 
 /// The server end of a connection.
 pub struct ServerConnection {
@@ -173,6 +186,24 @@ impl ServerConnection {
         match peeked {
             Ok(count) => count == 0,
             Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Waits, with the answer held back, until `bell` can be read, something happens on the
+    /// connection, or `patience` is over. A peer that dies is noticed at once.
+    pub fn wait_for(&self, bell: &impl AsFd, patience: Duration) -> Woken {
+        if self.reader.has_buffered() {
+            return Woken::Peer;
+        }
+        let mut awaited =
+            [PollFd::new(bell, PollFlags::IN), PollFd::new(&*self.stream, PollFlags::IN)];
+        let patience = Timespec::try_from(patience).ok();
+        match poll(&mut awaited, patience.as_ref()) {
+            Ok(0) => Woken::Timeout,
+            Ok(_) if awaited[1].revents().is_empty() => Woken::Bell,
+            Ok(_) => Woken::Peer,
+            // A signal, say. The caller looks at what there is and waits again.
+            Err(_) => Woken::Bell,
         }
     }
 

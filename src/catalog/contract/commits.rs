@@ -243,8 +243,16 @@ fn a_replaced_version_can_be_read_to_its_end() {
         let second = desk.put("/f", id(2)).version;
         assert_eq!(desk.version("/f"), second);
         assert_eq!(serials(desk, first, 0, 9).len(), 1);
+        let info = desk.catalog.version(A, first).expect("it can be read");
+        assert_eq!((info.version, info.chunk_count), (first, 1));
+        let EntryKind::File(current) = desk.catalog.look_up(A, &path("/f")).expect("there").kind
+        else {
+            panic!("a file");
+        };
+        assert_eq!(desk.catalog.version(A, second).expect("the current one"), current);
         desk.rm("/f", false).expect("removed");
         for version in [first, second, Version(999_999)] {
+            assert!(desk.catalog.version(A, version).is_err());
             let manifest = desk.catalog.manifest(A, version, 0, 9);
             let expected = Refusal::NotFound(format!("version {version}"));
             assert_eq!(refusal(manifest), Err(expected));
@@ -257,6 +265,7 @@ fn a_version_is_read_by_its_own_account_alone() {
     on_each(|desk| {
         let version = desk.put("/f", id(1)).version;
         assert!(desk.catalog.manifest(B, version, 0, 9).is_err());
+        assert!(desk.catalog.version(B, version).is_err());
         assert!(desk.catalog.look_up(B, &path("/f")).is_err());
     });
 }

@@ -391,6 +391,10 @@ impl Catalog for MemoryCatalog {
         Ok(entries)
     }
 
+    fn version(&self, account: AccountId, version: Version) -> Result<FileInfo, CatalogError> {
+        Ok(self.model().version(account, version)?)
+    }
+
     fn manifest(
         &self,
         account: AccountId,

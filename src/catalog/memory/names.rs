@@ -214,6 +214,17 @@ impl Model {
         Ok(entries)
     }
 
+    pub(super) fn version(
+        &self,
+        account: AccountId,
+        version: Version,
+    ) -> Result<FileInfo, Refusal> {
+        match self.versions.get(&version) {
+            Some(found) if found.account == account && !found.is_removed => Ok(found.info.clone()),
+            _ => Err(Refusal::NotFound(format!("version {version}"))),
+        }
+    }
+
     pub(super) fn manifest(
         &self,
         account: AccountId,

@@ -414,6 +414,12 @@ impl Catalog for SqliteCatalog {
         self.read("list a directory", |conn| names::list(conn, account, path, after, limit))
     }
 
+    fn version(&self, account: AccountId, version: Version) -> Result<FileInfo, CatalogError> {
+        self.read_latest("look up a version", move |conn| {
+            names::version_info(conn, account, version)
+        })
+    }
+
     fn manifest(
         &self,
         account: AccountId,

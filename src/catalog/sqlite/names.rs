@@ -158,6 +158,29 @@ pub(super) fn list(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
+pub(super) fn version_info(
+    conn: &Connection,
+    account: AccountId,
+    version: Version,
+) -> Done<FileInfo> {
+    // The entry of a removed file is gone, so the join finds no version of it.
+    let sql = "SELECT v.size, v.chunk_count, v.copies, v.mtime_ms, v.is_executable
+               FROM versions v JOIN entries e ON e.id = v.entry
+               WHERE v.version = ? AND v.account = ?";
+    let mut statement = conn.prepare_cached(sql)?;
+    let info = statement.query_row((signed(version.0), account.0), |row| {
+        Ok(FileInfo {
+            version,
+            size: unsigned(row, 0)?,
+            chunk_count: unsigned(row, 1)?,
+            copies: row.get(2)?,
+            mtime_ms: row.get(3)?,
+            executable: row.get(4)?,
+        })
+    });
+    Ok(info.optional()?.ok_or_else(|| Refusal::NotFound(format!("version {version}")))?)
+}
+
 pub(super) fn manifest(
     conn: &Connection,
     account: AccountId,

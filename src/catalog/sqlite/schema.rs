@@ -1,6 +1,7 @@
 //! The tables of the catalog, how a catalog is made, and how its file is opened.
 
 use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -112,6 +113,10 @@ pub(super) fn create(
             _ => {}
         }
     }
+    // The master secret is inside: nobody but the owner reads it. SQLite gives its log and its
+    // shared memory the permissions of the database.
+    let private = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary);
+    let file = private.map_err(io("make"))?;
     let fill = || -> rusqlite::Result<()> {
         let conn = Connection::open(&temporary)?;
         conn.execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF;")?;
@@ -131,19 +136,10 @@ pub(super) fn create(
         conn.close().map_err(|(_, error)| error)
     };
     fill().map_err(|source| CatalogError::Engine { doing: "make its tables", source })?;
-    set_private(&temporary).map_err(io("protect"))?;
-    let file = File::open(&temporary).map_err(io("open"))?;
     durable::sync_file(&file, SyncPoint::StateData).map_err(io("sync"))?;
     std::fs::rename(&temporary, &path).map_err(io("name"))?;
     durable::entry_created(&path);
     durable::sync_directory(dir, SyncPoint::StateDirectory).map_err(io("sync the directory of"))
-}
-
-/// The master secret is inside: nobody but the owner reads it. SQLite gives its log and its shared
-/// memory the permissions of the database.
-fn set_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
 /// Opens the database for its one writer.
@@ -163,7 +159,8 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
 }
 
 /// With `synchronous = FULL` in WAL mode each commit syncs the log once: the one sync that all
-/// operations of a batch share.
+/// operations of a batch share. A checkpoint that fails loses nothing and stops nobody: what it
+/// would have moved stays in the log, which is durable, and is moved again later.
 fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
     let left_out = SyncPoint::CatalogCommit.is_left_out();

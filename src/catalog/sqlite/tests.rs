@@ -176,6 +176,26 @@ fn a_write_that_fails_stops_the_catalog_and_says_so() {
 }
 
 #[test]
+fn a_full_disk_stops_the_catalog_and_costs_nothing_that_was_durable() {
+    let (dir, catalog) = new();
+    let record = reserve(&catalog, 1);
+    make(&catalog, "/before");
+    let full = catalog.change("fill the disk", |books| {
+        let pages: i64 = books.conn.query_row("PRAGMA page_count", (), |row| row.get(0))?;
+        books.conn.pragma_update(None, "max_page_count", pages).map_err(Stop::Sql)
+    });
+    full.expect("as full as it gets");
+    let part = vec![id(1); MAX_PART_CHUNKS];
+    let staged = catalog.stage_part(A, RequestId::random(), 0, &part, NOW);
+    assert!(matches!(&staged, Err(CatalogError::Failed(why)) if why.contains("write failed")));
+    drop(catalog);
+    assert_eq!(check::check(dir.path()).expect("checked").problems, [""; 0]);
+    let again = SqliteCatalog::open(dir.path()).expect("opened");
+    assert_eq!(names(&again), ["before"]);
+    assert_eq!(again.chunks(&[record.serial]).expect("an answer"), [record]);
+}
+
+#[test]
 fn a_number_that_was_lost_in_a_kill_is_never_given_out_again() {
     let (dir, catalog) = new();
     catalog.sync().expect("synced");

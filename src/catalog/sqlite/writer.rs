@@ -274,6 +274,8 @@ impl Desk {
         }
         let answer = (job.run)(&mut self.books);
         if self.in_transaction && self.books.conn.is_autocommit() {
+            // Its caller, too, learns of it only when the failure is written down.
+            self.to_answer.push(answer);
             return Err(Failure::GivenUp);
         }
         match job.kind {

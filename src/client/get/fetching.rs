@@ -272,7 +272,13 @@ impl Get<'_> {
         self.is_locating = false;
         let reply = done.reply?;
         self.addresses.extend(reply.nodes);
-        for (mut task, outcome) in done.tasks.into_iter().zip(reply.chunks.into_vec()) {
+        let mut outcomes = reply.chunks.into_vec().into_iter();
+        for mut task in done.tasks {
+            // The reply may cover fewer chunks than were asked about.
+            let Some(outcome) = outcomes.next() else {
+                self.lost.push((Instant::now(), task));
+                continue;
+            };
             match outcome {
                 Outcome::Ok(chunk) if chunk.length == task.chunk.length => {
                     // A damaged copy does not get better by being asked for again.

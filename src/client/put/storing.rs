@@ -233,7 +233,7 @@ fn verdict(error: &ClientError) -> Verdict {
 
 /// True when a node that is missing now may well be back soon.
 fn is_passing(fault: &Fault) -> bool {
-    fault.nodes.iter().any(|node| matches!(node.why.as_str(), "suspect" | "returning"))
+    fault.nodes.iter().any(|node| matches!(node.why.as_str(), "suspect" | "returning" | "slow"))
 }
 
 /// One `store`, chunks and their bytes together.

@@ -1,0 +1,265 @@
+//! Has missing copies made: chunks that are known to have too few wait here, and live holders get
+//! orders to copy them as soon as there is a node to copy to. Kept in memory alone; after a restart
+//! the catalog says which chunks these are.
+
+use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Main;
+use super::node::{Given, Purpose, Task};
+use super::nodes::claims;
+use super::under_way::PATIENCE;
+use crate::catalog::{CatalogError, ChunkRecord, Copy, LiveNodes};
+use crate::clock::Moment;
+use crate::ids::{NodeId, Serial};
+use crate::policy::placement::{Chosen, Placer, Reason};
+use crate::policy::repair::{Copies, Verdict, judge};
+use crate::token::Operation;
+use crate::wire::node_to_main::{Action, Order};
+use crate::wire::to_main::Addresses;
+
+/// How many chunks are looked at together.
+const BATCH: usize = 256;
+/// How many chunks are kept in memory. Those beyond are found again in the catalog.
+const MAX_KNOWN: usize = 16_384;
+/// The pause after an order that did not bring all copies, doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+
+/// The chunks in want of copies.
+#[derive(Default)]
+pub struct Copier {
+    work: Mutex<Work>,
+}
+
+/// Each chunk of `known` is in exactly one of the others, or has an order, or is being judged.
+struct Work {
+    known: HashSet<Serial>,
+    /// To be judged now.
+    ready: VecDeque<Task>,
+    /// Until a node can take a copy, or one that holds one is there.
+    waiting: Vec<Task>,
+    /// Until an order is done.
+    blocked: Vec<Task>,
+    later: BTreeSet<(Moment, Task)>,
+    /// Where to go on reading the catalog, when it is to be read.
+    sweep: Option<Option<Serial>>,
+    /// There were more chunks than are kept: the catalog is to be read again.
+    has_overflowed: bool,
+}
+
+/// The catalog is read once after the start.
+impl Default for Work {
+    fn default() -> Self {
+        Work {
+            known: HashSet::new(),
+            ready: VecDeque::new(),
+            waiting: Vec::new(),
+            blocked: Vec::new(),
+            later: BTreeSet::new(),
+            sweep: Some(None),
+            has_overflowed: false,
+        }
+    }
+}
+
+impl Work {
+    fn add(&mut self, serial: Serial) {
+        if self.known.len() >= MAX_KNOWN {
+            self.has_overflowed = true;
+        } else if self.known.insert(serial) {
+            self.ready.push_back(Task { serial, attempts: 0, not_before: Moment(0) });
+        }
+    }
+
+    /// The chunks to be judged now; none when there is nothing to do before the next wake.
+    fn next_batch(&mut self, now: Moment) -> Vec<Task> {
+        while let Some((at, task)) = self.later.first().copied().filter(|(at, _)| *at <= now) {
+            self.later.remove(&(at, task));
+            self.ready.push_back(task);
+        }
+        let count = self.ready.len().min(BATCH);
+        self.ready.drain(..count).collect()
+    }
+
+    /// Where to read on in the catalog, when there is room for what is found.
+    fn next_sweep(&mut self) -> Option<Option<Serial>> {
+        if self.known.len() >= MAX_KNOWN / 2 {
+            return None;
+        }
+        if self.sweep.is_none() && self.has_overflowed {
+            self.has_overflowed = false;
+            self.sweep = Some(None);
+        }
+        self.sweep
+    }
+}
+
+impl Copier {
+    /// The work holds no invariant across its lock that a panic could break for good.
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These chunks may have too few copies. The upkeep thread must be woken to look at them.
+    pub fn add(&self, serials: impl IntoIterator<Item = Serial>) {
+        let mut work = self.lock();
+        serials.into_iter().for_each(|serial| work.add(serial));
+    }
+
+    /// How many chunks are known to have too few copies.
+    pub fn known(&self) -> u64 {
+        self.lock().known.len() as u64
+    }
+
+    /// Something has changed for the better: chunks that wait for a node are looked at again.
+    pub fn retry_waiting(&self) {
+        let mut work = self.lock();
+        let waiting = std::mem::take(&mut work.waiting);
+        work.ready.extend(waiting);
+    }
+}
+
+impl Main {
+    /// An order was acknowledged or taken back: its chunk is judged anew.
+    pub(super) fn close_order(&self, given: Given) {
+        let Purpose::Copy { mut task, targets } = given.purpose else { return };
+        let mut under_way = self.under_way();
+        targets.iter().for_each(|&target| under_way.end(task.serial, target));
+        drop(under_way);
+        let pause = FIRST_PAUSE.saturating_mul(1 << task.attempts.min(16)).min(LONGEST_PAUSE);
+        task.attempts += 1;
+        task.not_before = self.clock.now() + pause;
+        let mut work = self.copier.lock();
+        let blocked = std::mem::take(&mut work.blocked);
+        work.ready.push_back(task);
+        work.ready.extend(blocked);
+    }
+
+    /// Gives orders for as many missing copies as can be made now, and says when to look again.
+    pub(super) fn copy_what_is_missing(&self) -> Option<Moment> {
+        loop {
+            let now = self.clock.now();
+            let mut work = self.copier.lock();
+            let batch = work.next_batch(now);
+            let sweep = work.next_sweep();
+            drop(work);
+            let done = match (batch.is_empty(), sweep) {
+                (false, _) => self.judge_batch(batch, now),
+                (true, Some(after)) => self.sweep(after),
+                (true, None) => break,
+            };
+            if let Err(error) = done {
+                self.catalog_failed(&error);
+                return None;
+            }
+        }
+        self.copier.lock().later.first().map(|(at, _)| *at)
+    }
+
+    fn sweep(&self, after: Option<Serial>) -> Result<(), CatalogError> {
+        let found = self.catalog.under_copied(after, BATCH)?;
+        let mut work = self.copier.lock();
+        let is_end = found.len() < BATCH;
+        work.sweep = found.last().filter(|_| !is_end).map(|record| Some(record.serial));
+        found.iter().for_each(|record| work.add(record.serial));
+        Ok(())
+    }
+
+    fn judge_batch(&self, batch: Vec<Task>, now: Moment) -> Result<(), CatalogError> {
+        let serials: Vec<Serial> = batch.iter().map(|task| task.serial).collect();
+        let records = self.catalog.chunks(&serials)?;
+        let (live, mut placer) = (self.nodes.live(), self.placer());
+        for task in batch {
+            match records.iter().find(|record| record.serial == task.serial) {
+                Some(record) => self.judge_one(task, record, &live, &mut placer, now)?,
+                None => self.forget(task.serial),
+            }
+        }
+        self.placed(&placer);
+        Ok(())
+    }
+
+    fn judge_one(
+        &self,
+        task: Task,
+        record: &ChunkRecord,
+        live_nodes: &LiveNodes,
+        placer: &mut Placer,
+        now: Moment,
+    ) -> Result<(), CatalogError> {
+        let nodes = record.copies.iter().map(|copy| copy.node);
+        let (live, away): (Vec<NodeId>, Vec<NodeId>) =
+            nodes.partition(|node| live_nodes.contains(node));
+        let targets = self.under_way().targets(task.serial, now);
+        let has_hands_free = |node: &NodeId| self.nodes.free_copy_orders(*node) > 0;
+        let sources: Vec<NodeId> = live.iter().copied().filter(has_hands_free).collect();
+        let copies = Copies {
+            length: record.length,
+            wanted: usize::from(record.wanted),
+            live: &live,
+            away: &away,
+            under_way: &targets.under_way,
+            failed: &targets.failed,
+            sources: &sources,
+        };
+        match judge(&copies, placer) {
+            Verdict::Enough => self.forget(task.serial),
+            Verdict::UnderWay => {
+                self.copier.lock().later.insert((now + PATIENCE, task));
+            }
+            Verdict::Copy { .. } if task.not_before > now => {
+                self.copier.lock().later.insert((task.not_before, task));
+            }
+            Verdict::Copy { from, to } => self.order_copy(task, record, from, &to),
+            Verdict::SourcesBusy => self.copier.lock().blocked.push(task),
+            // A target that failed a moment ago may be the only one there is.
+            Verdict::Waiting { .. } if !targets.failed.is_empty() => {
+                self.copier.lock().later.insert((now + PATIENCE, task));
+            }
+            Verdict::Waiting { .. } => self.copier.lock().waiting.push(task),
+            Verdict::Lost => self.chunk_lost(record)?,
+        }
+        Ok(())
+    }
+
+    fn forget(&self, serial: Serial) {
+        self.copier.lock().known.remove(&serial);
+    }
+
+    /// No node holds it. That is a loss only when some version refers to it: otherwise it is an
+    /// upload that came to nothing.
+    fn chunk_lost(&self, record: &ChunkRecord) -> Result<(), CatalogError> {
+        let before = Serial(record.serial.0.saturating_sub(1));
+        let first = self.catalog.under_copied(Some(before), 1)?;
+        if first.first().is_some_and(|found| found.serial == record.serial) {
+            log::error!("chunk lost chunk={} serial={}", record.id, record.serial);
+        }
+        self.forget(record.serial);
+        Ok(())
+    }
+
+    fn order_copy(&self, task: Task, record: &ChunkRecord, from: NodeId, to: &[Chosen]) {
+        let copies = to.iter().map(|c| Copy { node: c.node, reason: c.reason.code() });
+        let copies: Vec<Copy> = copies.collect();
+        let targets = self.targets_for(record, &copies, &mut Addresses::new());
+        let Some(reach) = self.nodes.reach(from).filter(|_| !targets.is_empty()) else {
+            return self.copier.lock().waiting.push(task);
+        };
+        let here = Copy { node: from, reason: Reason::Found.code() };
+        let expires = self.nodes.expiry();
+        let token = reach.mint(claims(Operation::Fetch, record, here, expires));
+        let nodes: Vec<NodeId> = targets.iter().map(|target| target.node).collect();
+        let order = Order { order: self.next_order(), token, action: Action::Copy { targets } };
+        let since = self.clock.now();
+        let mut under_way = self.under_way();
+        nodes.iter().for_each(|&node| under_way.begin(task.serial, node, since));
+        drop(under_way);
+        log::debug!("copy ordered chunk={} from={from} to={nodes:?}", record.id);
+        let purpose = Purpose::Copy { task, targets: nodes };
+        if !self.nodes.give(from, Given { order, purpose, since, is_sent: false }) {
+            self.copier.lock().blocked.push(task);
+        }
+    }
+}

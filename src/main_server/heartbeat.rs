@@ -1,0 +1,107 @@
+//! `heartbeat`: a sign of life, whose answer is held back until there are orders.
+
+use std::time::Instant;
+
+use super::node::{Control, Purpose};
+use super::session::Session;
+use super::{Main, nodes::NotWorking};
+use crate::ids::NodeId;
+use crate::server::Woken;
+use crate::wire::node_to_main::{Heartbeat, HeartbeatReply};
+use crate::wire::to_main::Addresses;
+use crate::wire::{Fault, Message};
+
+impl Session<'_> {
+    /// Serves a heartbeat. `false` when the connection is over.
+    pub(super) fn heartbeat(&mut self, beat: Heartbeat) -> bool {
+        let begun = self.begin_heartbeat(&beat);
+        let (node, control) = match begun {
+            Ok(begun) => begun,
+            Err(fault) => return self.reply::<()>(Heartbeat::NAME, Err(fault)),
+        };
+        self.hold_back(node, &control);
+        let reply = self.main.heartbeat_reply(node, self.number, &beat);
+        self.reply(Heartbeat::NAME, reply)
+    }
+
+    fn begin_heartbeat(&mut self, beat: &Heartbeat) -> Result<(NodeId, Control), Fault> {
+        let node = self.known_node()?.ok_or_else(|| {
+            Fault::new(crate::wire::FaultCode::Denied, "a node must join before it has a heartbeat")
+        })?;
+        let control = self.control()?;
+        self.main.take_heartbeat(node, control.clone(), beat)?;
+        Ok((node, control))
+    }
+
+    /// Waits until there is something to say or the interval is over. The end of the connection,
+    /// and so the server's stop, ends the wait too.
+    fn hold_back(&mut self, node: NodeId, control: &Control) {
+        let deadline = Instant::now() + self.main.nodes.interval();
+        loop {
+            control.bell.heed();
+            if self.main.nodes.has_news(node, self.number) {
+                return;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.connection.wait_for(&*control.bell, left) {
+                Woken::Bell => {}
+                Woken::Peer | Woken::Timeout => return,
+            }
+        }
+    }
+}
+
+impl Main {
+    fn take_heartbeat(
+        &self,
+        node: NodeId,
+        control: Control,
+        beat: &Heartbeat,
+    ) -> Result<(), Fault> {
+        if let Some(key) = beat.newest_key.filter(|&key| self.nodes.is_new_key(node, key)) {
+            self.catalog.set_node_key(node, key).map_err(|error| self.fault(error))?;
+            self.nodes.acknowledge_key(node, key);
+        }
+        let news = self.nodes.beat(node, control, beat)?;
+        let is_news = news.is_good_news || !news.closed.is_empty();
+        if news.is_good_news {
+            self.copier.retry_waiting();
+        }
+        for given in news.closed {
+            self.close_order(given);
+        }
+        if is_news {
+            self.wake_upkeep();
+        }
+        Ok(())
+    }
+
+    fn heartbeat_reply(
+        &self,
+        node: NodeId,
+        session: u64,
+        beat: &Heartbeat,
+    ) -> Result<HeartbeatReply, Fault> {
+        if self.nodes.check_working(node, Some(beat.incarnation)) == Err(NotWorking::Outdated(node))
+        {
+            return Err(NotWorking::Outdated(node).into());
+        }
+        let mut nodes = Addresses::new();
+        let mut orders = Vec::new();
+        for (order, purpose) in self.nodes.orders_to_send(node, session) {
+            if let Purpose::Copy { targets, .. } = purpose {
+                let reach = |target: &NodeId| Some((*target, self.nodes.reach(*target)?.address));
+                nodes.extend(targets.iter().filter_map(reach));
+            }
+            orders.push(order);
+        }
+        Ok(HeartbeatReply {
+            incarnation: self.incarnation,
+            time: self.clock.wall(),
+            interval_ms: self.nodes.interval().as_millis() as u64,
+            keys: self.nodes.keys_for(node, beat.newest_key),
+            orders: orders.into(),
+            nodes,
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! `add_me` and `drop_me`: how a node comes and goes.
+
+use std::time::Duration;
+
+use super::Main;
+use super::fault::invalid;
+use super::node::Control;
+use super::session::Session;
+use crate::catalog::{NodeRecord, NodeStart};
+use crate::ids::NodeId;
+use crate::wire::connection::Dialing;
+use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe};
+use crate::wire::to_main::Done;
+use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, Message, Role};
+
+/// The most bytes of a zone's name.
+const MAX_ZONE_BYTES: usize = 64;
+/// How long a node has to answer when the main server looks whether it can be reached.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most incarnations that a node can offer as the last registered one.
+const MAX_PREVIOUS: usize = 8;
+
+impl Session<'_> {
+    /// Serves `add_me`. `false` when the connection is over.
+    pub(super) fn add_me(&mut self, request: &AddMe) -> bool {
+        let added = self.try_add(request);
+        let is_over = added.as_ref().is_err_and(|fault| fault.code == FaultCode::Busy);
+        self.reply(AddMe::NAME, added) && !is_over
+    }
+
+    fn try_add(&mut self, request: &AddMe) -> Result<AddMeReply, Fault> {
+        let known = self.known_node()?;
+        let control = self.control()?;
+        self.main.check_add_me(request)?;
+        let node = match known {
+            Some(node) => node,
+            None => self.main.join(request)?,
+        };
+        self.main.check_reachable(node, request)?;
+        let reply = self.main.add(node, control, request)?;
+        if !self.becomes(node, request.incarnation) {
+            return Err(Fault::new(FaultCode::Busy, "the main server has no place for a node"));
+        }
+        self.main.wake_upkeep();
+        Ok(reply)
+    }
+}
+
+impl Main {
+    fn check_add_me(&self, request: &AddMe) -> Result<(), Fault> {
+        if let Some(cluster) = request.cluster.filter(|&cluster| cluster != self.cluster) {
+            let why =
+                format!("the node belongs to cluster {cluster}, and this is {}", self.cluster);
+            return Err(Fault::new(FaultCode::Denied, why));
+        }
+        let zone = &request.zone;
+        if zone.len() > MAX_ZONE_BYTES || zone.chars().any(char::is_control) {
+            let why =
+                format!("a zone has at most {MAX_ZONE_BYTES} bytes and no control characters");
+            return Err(invalid(why));
+        }
+        if request.previous.len() > MAX_PREVIOUS {
+            return Err(invalid(format!("more than {MAX_PREVIOUS} previous incarnations")));
+        }
+        Ok(())
+    }
+
+    /// Numbers a new node. The invite comes first: without one, nobody makes this server dial.
+    fn join(&self, request: &AddMe) -> Result<NodeId, Fault> {
+        let invite = request.invite.as_ref().ok_or_else(|| {
+            Fault::new(FaultCode::Denied, "a new node needs an invite to join this cluster")
+        })?;
+        let (invite, secret) = (invite.fingerprint(), request.secret.fingerprint());
+        let joined = self.catalog.join_node(&invite, &secret, self.clock.wall());
+        let id = joined.map_err(|error| self.fault(error))?;
+        self.nodes.insert(NodeRecord {
+            id,
+            secret_fingerprint: secret,
+            incarnation: None,
+            address: None,
+            zone: request.zone.clone(),
+            offered_bytes: request.space.offered_bytes,
+            key: None,
+        });
+        log::info!("node joined node={id} addr={}", request.address);
+        Ok(id)
+    }
+
+    /// Dials the node where it says that clients and other nodes can reach it.
+    fn check_reachable(&self, node: NodeId, request: &AddMe) -> Result<(), Fault> {
+        let dialing = Dialing {
+            connect_timeout: DIAL_TIMEOUT,
+            answer_timeout: DIAL_TIMEOUT,
+            insecure_plaintext: self.config.insecure_plaintext,
+        };
+        let unreachable = |why: String| Fault::new(FaultCode::Unreachable, why);
+        let address = &request.address;
+        let connection = Connection::open(address, &dialing, &Hello::new(Role::Main));
+        let connection = connection.map_err(|error| match error {
+            CallError::NotLoopback(_) => unreachable(format!(
+                "{address} is not on the main server's machine, and the connection would not be \
+                 encrypted; start the main server with --insecure-plaintext to allow that"
+            )),
+            error => unreachable(format!("the main server cannot reach the node: {error}")),
+        })?;
+        let there = connection.hello();
+        let is_another = there.node.is_some_and(|number| number != node)
+            || there.cluster.is_some_and(|cluster| cluster != self.cluster)
+            || there.incarnation.is_some_and(|start| start != request.incarnation);
+        match is_another {
+            true => Err(unreachable(format!("another server answers at {address}"))),
+            false => Ok(()),
+        }
+    }
+
+    fn add(&self, node: NodeId, control: Control, request: &AddMe) -> Result<AddMeReply, Fault> {
+        let start = NodeStart {
+            previous: request.previous.clone(),
+            incarnation: request.incarnation,
+            address: request.address.clone(),
+            zone: request.zone.clone(),
+            offered_bytes: request.space.offered_bytes,
+            highest_serial: request.highest_serial,
+        };
+        self.catalog.start_node(node, &start).map_err(|error| self.fault(error))?;
+        let is_adopted = match &request.main_incarnation {
+            None => true,
+            Some(seen) => {
+                self.catalog.knows_incarnation(seen).map_err(|error| self.fault(error))?
+            }
+        };
+        self.nodes.start(node, control, request);
+        log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
+        Ok(AddMeReply {
+            cluster: self.cluster,
+            node,
+            incarnation: self.incarnation,
+            is_adopted,
+            time: self.clock.wall(),
+            keys: self.nodes.keys_for(node, None),
+            interval_ms: self.nodes.interval().as_millis() as u64,
+        })
+    }
+
+    /// The node goes.
+    pub(super) fn drop_me(&self, node: NodeId, _: DropMe) -> Result<Done, Fault> {
+        // The node may rely on its confirmations from here on.
+        self.catalog.sync().map_err(|error| self.fault(error))?;
+        self.nodes.stopped(node);
+        self.wake_upkeep();
+        Ok(Done {})
+    }
+}

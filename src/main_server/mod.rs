@@ -1,0 +1,223 @@
+//! The main server: keeps the books, and says where chunks go and are. It never sees their bytes.
+//!
+//! `session` reads requests and knows who may ask what; `allocate`, `read`, `names`, `join`,
+//! `heartbeat`, `confirm` and `inventory` serve them; `nodes` is what is known of the nodes now;
+//! `copier` has missing copies made. Decisions are made in `policy`, the books are the `catalog`.
+
+mod admin;
+mod allocate;
+mod bell;
+mod confirm;
+mod copier;
+mod directory;
+mod fault;
+mod heartbeat;
+mod inventory;
+mod join;
+mod keys;
+mod names;
+mod node;
+mod nodes;
+mod orders;
+mod read;
+mod room;
+mod session;
+#[cfg(test)]
+mod tests;
+mod under_way;
+mod upkeep;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+pub use crate::catalog::check::CatalogReport;
+pub use directory::{Directory, DirectoryError, bind, check};
+
+use crate::catalog::{Catalog, CatalogError};
+use crate::clock::Clock;
+use crate::ids::{ClusterId, Incarnation, Secret};
+use crate::policy::placement::{Placement, Placer};
+use crate::server::{Limits, Server};
+use copier::Copier;
+use nodes::Nodes;
+use under_way::UnderWay;
+use upkeep::Upkeep;
+
+/// How a main server runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub placement: Placement,
+    /// How long a heartbeat is held back when there is nothing to say.
+    pub heartbeat: Duration,
+    pub limits: Limits,
+    /// Allow nodes on other machines, in plain text.
+    pub insecure_plaintext: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            placement: Placement::default(),
+            heartbeat: Duration::from_secs(5),
+            limits: Limits::default(),
+            insecure_plaintext: false,
+        }
+    }
+}
+
+/// Why a main server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the catalog is not to be used")]
+    Catalog(#[from] CatalogError),
+    #[error("cannot start the server's threads")]
+    Threads(#[from] io::Error),
+}
+
+/// A running main server. Dropping it stops it.
+pub struct MainServer {
+    server: Server,
+    upkeep: Option<Upkeep>,
+    failures: Receiver<String>,
+}
+
+/// What all of a main server's threads share.
+struct Main {
+    config: Config,
+    clock: Clock,
+    catalog: Arc<dyn Catalog>,
+    cluster: ClusterId,
+    incarnation: Incarnation,
+    nodes: Nodes,
+    copier: Copier,
+    under_way: Mutex<UnderWay>,
+    waker: upkeep::Waker,
+    failed: Sender<String>,
+    sessions: AtomicU64,
+    orders: AtomicU64,
+    seed: AtomicU64,
+    turn: AtomicU64,
+}
+
+impl MainServer {
+    /// Enters this start into the catalog and serves `listener` until `stop`.
+    pub fn start(
+        config: Config,
+        catalog: Arc<dyn Catalog>,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
+        let (failed, failures) = bounded(1);
+        let limits = config.limits.clone();
+        let main = Arc::new(Main::new(config, catalog, clock, failed)?);
+        let upkeep = Upkeep::start(main.clone())?;
+        let server = Server::start(listener, limits, main.clone())?;
+        log::info!(
+            "main server started addr={} cluster={} incarnation={} nodes={}",
+            server.address(),
+            main.cluster,
+            main.incarnation,
+            main.nodes.lock().nodes.len()
+        );
+        Ok(MainServer { server, upkeep: Some(upkeep), failures })
+    }
+
+    /// The address on which it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Gets the reason when the catalog has failed and the main server must be stopped.
+    pub fn failures(&self) -> Receiver<String> {
+        self.failures.clone()
+    }
+
+    /// Stops in order: requests that have arrived are answered, heartbeats that are held back too.
+    pub fn stop(&mut self) {
+        self.server.stop();
+        if self.upkeep.take().is_some() {
+            log::info!("main server stopped addr={}", self.server.address());
+        }
+    }
+}
+
+impl Drop for MainServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Main {
+    fn new(
+        config: Config,
+        catalog: Arc<dyn Catalog>,
+        clock: Clock,
+        failed: Sender<String>,
+    ) -> Result<Main, CatalogError> {
+        let (cluster, master) = catalog.identity();
+        let incarnation = Incarnation::random();
+        catalog.begin_incarnation(incarnation, clock.wall())?;
+        let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
+        let [seed, ..] = draw();
+        // Numbers of orders are not used again after a restart, and stay below 2^53.
+        let orders = AtomicU64::new(clock.wall().0 << 10);
+        Ok(Main {
+            config,
+            clock,
+            catalog,
+            cluster,
+            incarnation,
+            nodes,
+            copier: Copier::default(),
+            under_way: Mutex::default(),
+            waker: upkeep::Waker::default(),
+            failed,
+            sessions: AtomicU64::new(0),
+            orders,
+            seed: AtomicU64::new(seed),
+            turn: AtomicU64::new(0),
+        })
+    }
+
+    fn next_session(&self) -> u64 {
+        self.sessions.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn next_order(&self) -> u64 {
+        self.orders.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn wake_upkeep(&self) {
+        self.waker.wake();
+    }
+
+    /// Placement over the nodes as they are now. `placed` takes its turn over.
+    fn placer(&self) -> Placer {
+        let seed = self.seed.fetch_add(1, Ordering::Relaxed);
+        let turn = self.turn.load(Ordering::Relaxed);
+        Placer::new(self.config.placement, self.nodes.candidates(), seed, turn)
+    }
+
+    /// To be called after the last use of a placer. Requests at the same time may take the same
+    /// turn; no harm is done by that.
+    fn placed(&self, placer: &Placer) {
+        self.turn.store(placer.turn(), Ordering::Relaxed);
+    }
+
+    /// What is under way holds no invariant across its lock that a panic could break.
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Random words that are no secret.
+fn draw() -> [u64; 4] {
+    let bytes = *Secret::random().as_bytes();
+    let word = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+    [word(0), word(8), word(16), word(24)]
+}

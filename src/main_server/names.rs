@@ -1,0 +1,126 @@
+//! `stage`, `commit`, `mkdir`, `move` and `remove`: what changes the tree.
+
+use super::Main;
+use super::fault::{bound_named_chunks, check_copies, invalid, path};
+use crate::catalog::{AccountRecord, Committed, Condition, MAX_PARTS, Manifest, NewFile};
+use crate::ids::Version;
+use crate::wire::to_main::*;
+use crate::wire::{Fault, MAX_PART_CHUNKS, Outcome};
+
+impl Main {
+    /// Serves `stage`.
+    pub(super) fn stage(&self, account: &AccountRecord, request: Stage) -> Result<Done, Fault> {
+        let Stage { upload, part, chunks } = request;
+        let now = self.clock.wall();
+        let staged = self.catalog.stage_part(account.id, upload, part, &chunks, now);
+        staged.map_err(|error| self.fault(error))?;
+        Ok(Done {})
+    }
+
+    /// Serves `commit`.
+    pub(super) fn commit(
+        &self,
+        account: &AccountRecord,
+        request: Commit,
+    ) -> Result<CommitReply, Fault> {
+        let chunks = request.files.iter().filter_map(|file| file.chunks.as_ref());
+        if chunks.map(|chunks| chunks.len()).sum::<usize>() > MAX_PART_CHUNKS {
+            let why =
+                format!("a commit names at most {MAX_PART_CHUNKS} chunks; stage larger files");
+            return Err(invalid(why));
+        }
+        let request_id = request.request_id;
+        let files = request.files.into_vec().into_iter().map(new_file);
+        let files: Vec<Result<NewFile, Fault>> = files.collect();
+        let good: Vec<NewFile> = files.iter().flatten().cloned().collect();
+        let (now, live) = (self.clock.wall(), self.nodes.live());
+        let committed = match good.is_empty() {
+            true => Vec::new(),
+            false => self
+                .catalog
+                .commit_files(account.id, request_id, now, &live, &good)
+                .map_err(|error| self.fault(error))?,
+        };
+        let mut committed = committed.into_iter();
+        let outcome = |file: Result<NewFile, Fault>| {
+            file?;
+            let committed = committed.next().expect("the catalog answers for each file")?;
+            Ok(self.accepted(committed))
+        };
+        let outcomes = files.into_iter().map(outcome).map(Outcome::from);
+        let mut outcomes: Vec<Outcome<CommittedFile>> = outcomes.collect();
+        bound_named_chunks(&mut outcomes);
+        Ok(CommitReply { files: outcomes.into() })
+    }
+
+    fn accepted(&self, file: Committed) -> CommittedFile {
+        let under_copied_chunks = file.under_copied.len() as u64;
+        if under_copied_chunks > 0 {
+            self.copier.add(file.under_copied);
+            self.wake_upkeep();
+        }
+        CommittedFile { version: file.version, size: file.size, under_copied_chunks }
+    }
+
+    /// Serves `mkdir`.
+    pub(super) fn make_directory(
+        &self,
+        account: &AccountRecord,
+        request: MakeDirectory,
+    ) -> Result<Done, Fault> {
+        let MakeDirectory { request_id, path: text, parents } = request;
+        let (path, now) = (path(&text)?, self.clock.wall());
+        let made = self.catalog.make_directory(account.id, request_id, now, &path, parents);
+        made.map_err(|error| self.fault(error))?;
+        Ok(Done {})
+    }
+
+    /// Serves `move`.
+    pub(super) fn move_entry(&self, account: &AccountRecord, request: Move) -> Result<Done, Fault> {
+        let (from, to, now) = (path(&request.from)?, path(&request.to)?, self.clock.wall());
+        let (id, replace) = (request.request_id, request.replace);
+        let moved = self.catalog.move_entry(account.id, id, now, &from, &to, replace);
+        moved.map_err(|error| self.fault(error))?;
+        Ok(Done {})
+    }
+
+    /// Serves `remove`.
+    pub(super) fn remove(
+        &self,
+        account: &AccountRecord,
+        request: Remove,
+    ) -> Result<RemoveReply, Fault> {
+        let Remove { request_id, path: text, recursive, if_version } = request;
+        let (path, now) = (path(&text)?, self.clock.wall());
+        let removed =
+            self.catalog.remove_entry(account.id, request_id, now, &path, recursive, if_version);
+        Ok(RemoveReply { files: removed.map_err(|error| self.fault(error))? })
+    }
+}
+
+fn new_file(file: CommitFile) -> Result<NewFile, Fault> {
+    let path = path(&file.path)?;
+    check_copies(file.copies)?;
+    let manifest = match (file.chunks, file.upload, file.parts) {
+        (Some(chunks), None, None) => Manifest::Inline(chunks.into_vec()),
+        (None, Some(upload), Some(parts @ 1..=MAX_PARTS)) => Manifest::Staged { upload, parts },
+        (None, Some(_), Some(parts)) => {
+            return Err(invalid(format!("a manifest has 1 to {MAX_PARTS} parts, not {parts}")));
+        }
+        _ => return Err(invalid("a file has either chunks, or an upload and its parts")),
+    };
+    let condition = match file.if_version {
+        None => Condition::Any,
+        Some(Version(0)) => Condition::Absent,
+        Some(version) => Condition::Version(version),
+    };
+    Ok(NewFile {
+        path,
+        manifest,
+        copies: file.copies,
+        mtime_ms: file.mtime_ms,
+        executable: file.executable,
+        condition,
+        parents: file.parents,
+    })
+}

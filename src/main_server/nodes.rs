@@ -1,0 +1,335 @@
+//! The nodes of the cluster, behind one lock that is never held across a socket or a disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use subtle::ConstantTimeEq;
+
+use super::node::{Control, Given, Node};
+use super::room::TOKEN_LIFE;
+use crate::catalog::{LiveNodes, NodeRecord};
+use crate::clock::{Clock, Moment, WallTime};
+use crate::ids::{Address, Incarnation, KeyId, NodeId, Secret};
+use crate::policy::liveness::State;
+use crate::policy::placement::Candidate;
+use crate::token::{Claims, Operation, Token, TokenError, node_key};
+use crate::wire::node_to_main::{AddMe, Heartbeat, TokenKey};
+
+/// Why a node's request cannot be served as things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotWorking {
+    #[error("no node {0} has joined this cluster")]
+    Unknown(NodeId),
+    /// It must say `add_me` to this start of the main server first.
+    #[error("node {0} was not added since the main server's start")]
+    NotAdded(NodeId),
+    /// The connection is of an earlier start of the node, or of a copy of its directory.
+    #[error("node {0} has started anew since this connection said hello")]
+    Outdated(NodeId),
+}
+
+/// What a heartbeat brought.
+#[derive(Debug, Default)]
+pub struct Beat {
+    /// Orders that the node acknowledged.
+    pub closed: Vec<Given>,
+    /// The node can do more than before: it counts again, or has more room.
+    pub is_good_news: bool,
+}
+
+/// What is needed of a node to send somebody there.
+#[derive(Debug, Clone)]
+pub struct Reach {
+    pub state: State,
+    pub address: Address,
+    pub transfers: u32,
+    key: (KeyId, Secret),
+}
+
+/// The nodes.
+pub struct Nodes {
+    clock: Clock,
+    heartbeat: Duration,
+    master: Secret,
+    table: Mutex<Table>,
+}
+
+/// The table of all nodes, by number.
+#[derive(Default)]
+pub struct Table {
+    pub nodes: BTreeMap<NodeId, Node>,
+    zones: HashMap<String, u32>,
+}
+
+impl Table {
+    fn zone_number(&mut self, zone: &str) -> u32 {
+        let next = self.zones.len() as u32;
+        *self.zones.entry(zone.to_string()).or_insert(next)
+    }
+}
+
+impl Nodes {
+    /// The nodes that the catalog knows. None of them was heard yet.
+    pub fn new(
+        clock: Clock,
+        heartbeat: Duration,
+        master: Secret,
+        records: Vec<NodeRecord>,
+    ) -> Nodes {
+        let nodes = Nodes { clock, heartbeat, master, table: Mutex::default() };
+        records.into_iter().for_each(|record| nodes.insert(record));
+        nodes
+    }
+
+    /// Takes in a node that has just joined, unless it is known.
+    pub fn insert(&self, record: NodeRecord) {
+        let now = self.clock.now();
+        let mut table = self.lock();
+        let zone = table.zone_number(&record.zone);
+        table.nodes.entry(record.id).or_insert_with(|| Node::new(record, zone, now));
+    }
+
+    /// The table holds no invariant across its lock that a panic could break.
+    pub fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long a heartbeat is held back: longer in a large cluster, where they are many.
+    pub fn interval(&self) -> Duration {
+        self.interval_for(self.lock().nodes.len())
+    }
+
+    fn interval_for(&self, nodes: usize) -> Duration {
+        self.heartbeat.max(Duration::from_millis(nodes as u64 / 2))
+    }
+
+    /// The incarnation that is registered for the node, if this is its secret; compared in constant
+    /// time.
+    pub fn authenticate(&self, node: NodeId, secret: &Secret) -> Option<Option<Incarnation>> {
+        let table = self.lock();
+        let node = table.nodes.get(&node)?;
+        let is_its = node.secret_fingerprint.ct_eq(&secret.fingerprint());
+        bool::from(is_its).then_some(node.incarnation)
+    }
+
+    /// Fails unless the node works for this main server, and started last as `incarnation`.
+    pub fn check_working(
+        &self,
+        node: NodeId,
+        incarnation: Option<Incarnation>,
+    ) -> Result<(), NotWorking> {
+        let table = self.lock();
+        let known = table.nodes.get(&node).ok_or(NotWorking::Unknown(node))?;
+        if known.incarnation != incarnation {
+            return Err(NotWorking::Outdated(node));
+        }
+        if known.is_added { Ok(()) } else { Err(NotWorking::NotAdded(node)) }
+    }
+
+    /// The node has started, as registered in the catalog. Its copies count once they are compared.
+    pub fn start(&self, node: NodeId, control: Control, start: &AddMe) {
+        let now = self.clock.now();
+        let mut table = self.lock();
+        let zone_number = table.zone_number(&start.zone);
+        let Some(node) = table.nodes.get_mut(&node) else { return };
+        node.incarnation = Some(start.incarnation);
+        node.address = Some(start.address.clone());
+        (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
+        node.is_added = true;
+        (node.signs.compared, node.signs.stopped) = (false, false);
+        node.failure = None;
+        node.room.report(start.space);
+        node.take_control(control, now);
+    }
+
+    /// A heartbeat has come.
+    pub fn beat(
+        &self,
+        node: NodeId,
+        control: Control,
+        beat: &Heartbeat,
+    ) -> Result<Beat, NotWorking> {
+        let now = self.clock.now();
+        let mut table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let node = table.nodes.get_mut(&node).ok_or(NotWorking::Unknown(node))?;
+        if node.incarnation != Some(beat.incarnation) {
+            return Err(NotWorking::Outdated(node.id));
+        }
+        let before = node.state(interval, now);
+        node.take_control(control, now);
+        let has_room = node.room.report(beat.space);
+        (node.transfers, node.received_bytes) = (beat.transfers, beat.received_bytes);
+        node.failure.clone_from(&beat.failed);
+        node.keys.renew(now);
+        let closed = beat.acknowledged.iter().filter_map(|order| node.orders.remove(order));
+        let closed = closed.collect();
+        let after = node.state(interval, now);
+        let is_back = after == State::Alive && before != State::Alive;
+        Ok(Beat { closed, is_good_news: is_back || has_room && after == State::Alive })
+    }
+
+    /// The node was heard on its control connection.
+    pub fn heard(&self, node: NodeId, session: u64) {
+        let now = self.clock.now();
+        if let Some(node) = self.lock().nodes.get_mut(&node)
+            && node.is_controlled_by(session)
+        {
+            node.signs.heard = now;
+        }
+    }
+
+    /// The comparison of what the node holds is over.
+    pub fn compared(&self, node: NodeId) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.signs.compared = true;
+        }
+    }
+
+    /// The node goes, by its own word.
+    pub fn stopped(&self, node: NodeId) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.signs.stopped = true;
+        }
+    }
+
+    /// A session is over. True when it was the node's control connection: it is suspect now.
+    pub fn session_over(&self, node: NodeId, session: u64) -> bool {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&node) else { return false };
+        let was_control = node.is_controlled_by(session);
+        if was_control {
+            node.control = None;
+            node.signs.connected = false;
+        }
+        was_control
+    }
+
+    /// True when the acknowledgement of this key is not in the catalog yet.
+    pub fn is_new_key(&self, node: NodeId, key: KeyId) -> bool {
+        self.lock().nodes.get(&node).is_some_and(|node| node.keys.is_news(key))
+    }
+
+    /// The node has this key, and the catalog knows it.
+    pub fn acknowledge_key(&self, node: NodeId, key: KeyId) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.keys.acknowledge(key);
+        }
+    }
+
+    /// The keys that a node needs, of which `newest` is the newest that it has; none when it has
+    /// all.
+    pub fn keys_for(&self, node: NodeId, newest: Option<KeyId>) -> Vec<TokenKey> {
+        let announced = match self.lock().nodes.get(&node) {
+            Some(node) if node.keys.lacks(newest) => node.keys.announced(),
+            Some(_) | None => Vec::new(),
+        };
+        let key = |id| TokenKey { id, key: node_key(&self.master, node, id) };
+        announced.into_iter().map(key).collect()
+    }
+
+    /// The claims of a token that was made for this node, whenever that was.
+    pub fn check_proof(&self, node: NodeId, token: &Token) -> Result<Claims, TokenError> {
+        let keys = self.lock().nodes.get(&node).map(|node| node.keys).ok_or(TokenError::Denied)?;
+        token.check_proof(node, |key| keys.is_known(key).then(|| node_key(&self.master, node, key)))
+    }
+
+    /// The nodes whose copies count now.
+    pub fn live(&self) -> LiveNodes {
+        let now = self.clock.now();
+        let table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let is_live = |node: &&Node| node.state(interval, now) == State::Alive;
+        table.nodes.values().filter(is_live).map(|node| node.id).collect()
+    }
+
+    /// All nodes, as placement sees them.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        let table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        table.nodes.values().map(|node| node.candidate(interval, now, wall)).collect()
+    }
+
+    /// How to reach a node; `None` for one that is gone or cannot be reached with a token.
+    pub fn reach(&self, node: NodeId) -> Option<Reach> {
+        let now = self.clock.now();
+        let table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let known = table.nodes.get(&node)?;
+        let (state, address) = (known.state(interval, now), known.address.clone()?);
+        let (key, transfers) = (known.keys.minting()?, known.transfers);
+        drop(table);
+        let key = (key, node_key(&self.master, node, key));
+        (state != State::Stopped).then_some(Reach { state, address, transfers, key })
+    }
+
+    /// Promises room on a node to the bearer of a token.
+    pub fn promise(&self, node: NodeId, bytes: u32, expires: WallTime) {
+        let now = self.clock.wall();
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.room.promise(u64::from(bytes), expires, now);
+        }
+    }
+
+    /// Chunks that were promised room on the node are stored there.
+    pub fn redeem<'a>(&self, node: NodeId, stored: impl Iterator<Item = &'a Claims>) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            stored.for_each(|claims| node.room.redeem(u64::from(claims.length), claims.expires));
+        }
+    }
+
+    /// When tokens that are made now expire.
+    pub fn expiry(&self) -> WallTime {
+        self.clock.wall() + TOKEN_LIFE
+    }
+
+    /// Notes each node's state, and returns those that changed since the last time, with what they
+    /// were; and when silence alone will change one next.
+    pub fn note_states(&self, now: Moment) -> (Vec<(NodeId, State, State)>, Option<Moment>) {
+        let mut table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let mut changes = Vec::new();
+        let mut next: Option<Moment> = None;
+        for node in table.nodes.values_mut() {
+            let state = node.state(interval, now);
+            if state != node.logged {
+                changes.push((node.id, node.logged, state));
+                node.logged = state;
+            }
+            let change = node.signs.next_change(interval, now);
+            next = next.into_iter().chain(change).min();
+        }
+        (changes, next)
+    }
+}
+
+impl Reach {
+    /// Makes a token for this node out of claims that are right but for the key.
+    pub fn mint(&self, mut claims: Claims) -> Token {
+        claims.key = self.key.0;
+        claims.mint(&self.key.1)
+    }
+}
+
+/// The claims of a token for one copy of a chunk, without the key.
+pub fn claims(
+    operation: Operation,
+    record: &crate::catalog::ChunkRecord,
+    copy: crate::catalog::Copy,
+    expires: WallTime,
+) -> Claims {
+    Claims {
+        key: KeyId(0),
+        operation,
+        node: copy.node,
+        id: record.id,
+        serial: record.serial,
+        length: record.length,
+        account: record.account,
+        wanted: record.wanted,
+        reason: copy.reason,
+        expires,
+    }
+}

@@ -1,0 +1,90 @@
+//! Orders: what nodes are told to do. They ride on the replies to heartbeats, again and again until
+//! they are acknowledged, and are taken back when that takes too long.
+
+use std::time::Duration;
+
+use super::node::{Given, Purpose};
+use super::nodes::Nodes;
+use super::under_way::PATIENCE;
+use crate::clock::Moment;
+use crate::ids::NodeId;
+use crate::policy::liveness::State;
+use crate::wire::node_to_main::Order;
+
+/// The most copy orders that a node has at a time.
+pub const MAX_COPY_ORDERS: usize = 16;
+/// The most orders of all kinds that a node has at a time. All fit into one reply.
+pub const MAX_ORDERS: usize = 64;
+/// How long a node has for an order.
+pub const ORDER_LIFE: Duration = PATIENCE;
+
+impl Nodes {
+    /// Gives a node an order, which goes out at once when its heartbeat is being held back.
+    /// `false` when the node has all the orders it takes, or has this one already.
+    pub fn give(&self, node: NodeId, given: Given) -> bool {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&node) else { return false };
+        let is_there = node.orders.values().any(|other| other.purpose == given.purpose);
+        if is_there || node.orders.len() >= MAX_ORDERS {
+            return false;
+        }
+        node.orders.insert(given.order.order, given);
+        if let Some(control) = &node.control {
+            control.bell.ring();
+        }
+        true
+    }
+
+    /// True when `session` should answer its heartbeat now: there is an order that was not sent on
+    /// it, or it is the node's control connection no more.
+    pub fn has_news(&self, node: NodeId, session: u64) -> bool {
+        let table = self.lock();
+        let Some(node) = table.nodes.get(&node) else { return true };
+        !node.is_controlled_by(session) || node.orders.values().any(|given| !given.is_sent)
+    }
+
+    /// All orders of a node, to be sent on `session`; none when it is not the node's control
+    /// connection.
+    pub fn orders_to_send(&self, node: NodeId, session: u64) -> Vec<(Order, Purpose)> {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&node) else { return Vec::new() };
+        if !node.is_controlled_by(session) {
+            return Vec::new();
+        }
+        let send = |given: &mut Given| {
+            given.is_sent = true;
+            (given.order.clone(), given.purpose.clone())
+        };
+        node.orders.values_mut().map(send).collect()
+    }
+
+    /// How many more copy orders a node can take.
+    pub fn free_copy_orders(&self, node: NodeId) -> usize {
+        let table = self.lock();
+        let orders = table.nodes.get(&node).map_or(MAX_COPY_ORDERS, |node| node.copy_orders());
+        MAX_COPY_ORDERS.saturating_sub(orders)
+    }
+
+    /// Takes back the orders that are not done in time, and those of nodes that are not alive; and
+    /// says when the next one will be overdue.
+    pub fn take_back_orders(&self, now: Moment) -> (Vec<Given>, Option<Moment>) {
+        let interval = self.interval();
+        let mut table = self.lock();
+        let mut overdue = Vec::new();
+        let mut next: Option<Moment> = None;
+        for node in table.nodes.values_mut() {
+            let is_alive = node.state(interval, now) == State::Alive;
+            let is_over = |given: &Given| !is_alive || given.since + ORDER_LIFE <= now;
+            node.orders.retain(|_, given| {
+                let is_over = is_over(given);
+                if is_over {
+                    overdue.push(given.clone());
+                }
+                !is_over
+            });
+            let ends = node.orders.values().map(|given| given.since + ORDER_LIFE);
+            next = next.into_iter().chain(ends).min();
+        }
+        (overdue, next)
+    }
+}

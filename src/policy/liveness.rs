@@ -1,0 +1,144 @@
+//! Whether a node counts, from the signs of life that the main server has of it.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Intervals of silence after which a node is suspect.
+pub const SUSPECT_AFTER: u32 = 3;
+/// Intervals of silence after which a node is dead.
+pub const DEAD_AFTER: u32 = 12;
+/// Intervals of silence after which a node that still counts gets nothing new.
+pub const SLOW_AFTER: u32 = 2;
+
+/// What the main server makes of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Its copies count, and it gets new ones.
+    Alive,
+    /// It is there, but what it holds was not compared with the books yet.
+    Returning,
+    /// Its control connection broke, or it was silent for some intervals. It may be back soon.
+    Suspect,
+    /// Silent for long.
+    Dead,
+    /// It said that it goes.
+    Stopped,
+}
+
+impl State {
+    /// The word for it, on the wire and in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Alive => "alive",
+            State::Returning => "returning",
+            State::Suspect => "suspect",
+            State::Dead => "dead",
+            State::Stopped => "stopped",
+        }
+    }
+}
+
+/// The signs of life of one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signs {
+    /// When it was last heard, or else since when it could have been: the main server's start.
+    pub heard: Moment,
+    /// Its control connection stands.
+    pub connected: bool,
+    /// What it holds was compared with the books since it came up.
+    pub compared: bool,
+    /// It said that it goes.
+    pub stopped: bool,
+}
+
+impl Signs {
+    /// The node's state at `now`, where `interval` is the time between heartbeats.
+    pub fn state(&self, interval: Duration, now: Moment) -> State {
+        let silent = now.since(self.heard);
+        if self.stopped {
+            State::Stopped
+        } else if silent >= interval * DEAD_AFTER {
+            State::Dead
+        } else if !self.connected || silent >= interval * SUSPECT_AFTER {
+            State::Suspect
+        } else if !self.compared {
+            State::Returning
+        } else {
+            State::Alive
+        }
+    }
+
+    /// True when an answer of the node is overdue, though it is not suspect yet.
+    pub fn is_slow(&self, interval: Duration, now: Moment) -> bool {
+        now.since(self.heard) >= interval * SLOW_AFTER
+    }
+
+    /// When silence alone will change the state next, if it ever will.
+    pub fn next_change(&self, interval: Duration, now: Moment) -> Option<Moment> {
+        let (suspect, dead) =
+            (self.heard + interval * SUSPECT_AFTER, self.heard + interval * DEAD_AFTER);
+        match self.state(interval, now) {
+            State::Alive | State::Returning => Some(suspect),
+            State::Suspect => Some(dead),
+            State::Dead | State::Stopped => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const INTERVAL: Duration = Duration::from_secs(5);
+
+    fn signs() -> Signs {
+        Signs { heard: Moment(100_000), connected: true, compared: true, stopped: false }
+    }
+
+    fn state_after(signs: Signs, silence_s: u64) -> State {
+        signs.state(INTERVAL, signs.heard + Duration::from_secs(silence_s))
+    }
+
+    #[test]
+    fn a_silent_node_is_suspect_after_15_s_and_dead_after_60_s() {
+        assert_eq!(state_after(signs(), 14), State::Alive);
+        assert_eq!(state_after(signs(), 15), State::Suspect);
+        assert_eq!(state_after(signs(), 59), State::Suspect);
+        assert_eq!(state_after(signs(), 60), State::Dead);
+    }
+
+    #[test]
+    fn a_broken_control_connection_makes_a_node_suspect_at_once() {
+        let cut = Signs { connected: false, ..signs() };
+        assert_eq!(state_after(cut, 0), State::Suspect);
+        assert_eq!(state_after(cut, 60), State::Dead);
+    }
+
+    #[test]
+    fn a_node_counts_only_after_its_inventory_was_compared() {
+        let back = Signs { compared: false, ..signs() };
+        assert_eq!(state_after(back, 0), State::Returning);
+        assert_eq!(state_after(Signs { stopped: true, ..signs() }, 0), State::Stopped);
+    }
+
+    proptest! {
+        #[test]
+        fn silence_changes_the_state_exactly_when_it_was_said_to(
+            connected: bool, compared: bool, stopped: bool, silence in 0u64..100_000,
+        ) {
+            let signs = Signs { connected, compared, stopped, ..signs() };
+            let now = Moment(signs.heard.0 + silence);
+            let state = signs.state(INTERVAL, now);
+            match signs.next_change(INTERVAL, now) {
+                None => prop_assert_eq!(signs.state(INTERVAL, Moment(u64::MAX)), state),
+                Some(at) => {
+                    prop_assert!(at > now);
+                    prop_assert_eq!(signs.state(INTERVAL, Moment(at.0 - 1)), state);
+                    prop_assert_ne!(signs.state(INTERVAL, at), state);
+                }
+            }
+        }
+    }
+}
