@@ -6,11 +6,11 @@ CONFIG has `main = "HOST:PORT"` and `key = "HEX"`. A put run again sends only wh
 import hashlib, json, os, re, socket, struct, sys, time, uuid
 
 class Fault(Exception):
-    """What could not be done: its code, for programs, and a message, for people."""
+    """What could not be done, and why."""
 
 def good(outcome):
     if "fault" in outcome:
-        raise Fault(outcome["fault"]["code"], outcome["fault"]["message"])
+        raise Fault("{code}: {message}".format(**outcome["fault"]))
     return outcome["ok"]
 
 class Connection:
@@ -83,7 +83,7 @@ class Client:
                 self.main.ask("bad_copy", token=token, what="other bytes")
             except (Fault, OSError) as error:
                 print(f"node {node}: {error}; trying the next copy", file=sys.stderr)
-        raise Fault("damaged", f"no copy of {chunk['id']} could be read")
+        raise Fault(f"no copy of {chunk['id']} could be read")
 
     def get(self, remote, local):
         wanted, count = {"path": remote, "from": 0}, 1

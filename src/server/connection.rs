@@ -175,20 +175,6 @@ impl ServerConnection {
         self.slot.take_place(is_node)
     }
 
-    /// True when the peer has closed its end, or the connection broke: for a server that holds an
-    /// answer back and would like to know whether anybody still waits for it. Does not wait.
-    pub fn is_abandoned(&self) -> bool {
-        if self.reader.has_buffered() || self.stream.set_nonblocking(true).is_err() {
-            return false;
-        }
-        let peeked = self.stream.peek(&mut [0]);
-        let _ = self.stream.set_nonblocking(false);
-        match peeked {
-            Ok(count) => count == 0,
-            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
-        }
-    }
-
     /// Waits, with the answer held back, until `bell` can be read, something happens on the
     /// connection, or `patience` is over. A peer that dies is noticed at once.
     pub fn wait_for(&self, bell: &impl AsFd, patience: Duration) -> Woken {
