@@ -141,6 +141,10 @@ fn plan(context: &Context, args: &PutArgs, progress: &Progress) -> Result<Vec<Up
             Ok(to) if source.is_dir() && args.recursive => {
                 plan_tree(context, source, to, progress, &mut uploads)?;
             }
+            Ok(_) if source.is_dir() => {
+                let why = "it is a directory (add -r to store all that is in it)";
+                tell_failed(progress, source, ClientError::Unsuitable(why));
+            }
             Ok(to) => {
                 let bytes = std::fs::metadata(source).map_or(0, |facts| facts.len());
                 progress.expect(1, bytes);
