@@ -23,8 +23,8 @@ const ARROWS: [(&str, &[&str]); 9] = [
 ];
 
 /// The top of the house: the roles, and what one reads of theirs without running them.
-const CLI: [&str; 7] =
-    ["main_server", "storage_node", "client", "wire", "catalog", "segments", "policy"];
+const CLI: [&str; 8] =
+    ["main_server", "storage_node", "client", "wire", "server", "catalog", "segments", "policy"];
 
 /// The test that holds protocol.md against the code looks at the bounds of all who keep to it.
 const LOOKS_AT_ALL: &str = "src/wire/protocol_doc.rs";

@@ -3,28 +3,31 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
 use crate::harness::{TestCluster, bytes, clean_command, run, tree};
 
 #[test]
 fn files_come_back_as_they_were_even_with_a_node_stopped() {
     let mut cluster = TestCluster::start(3);
-    let (cli, original) = (cluster.cli(), cluster.path().join("tree"));
-    tree::awkward(&original, 1);
-    let source = original.to_str().expect("a plain path");
-    cli.ok(&["put", "-r", "--copies", "3", source, "/three"]);
-    cli.ok(&["put", "-r", "--copies", "2", source, "/two"]);
-    let back = |name: &str, copy: &Path| {
+    let (cli, home) = (cluster.cli(), cluster.home());
+    let mut rounds = 0;
+    let mut back = |name: &str| {
+        rounds += 1;
+        let (original, copy) = (home.join(name), home.join(format!("{name}-{rounds}")));
         cli.ok(&["get", "-r", &format!("/{name}"), copy.to_str().expect("a plain path")]);
-        tree::assert_same(&original, copy);
+        tree::assert_same(&original, &copy);
     };
-    back("three", &cluster.path().join("back-3"));
+    for (name, copies) in [("three", "3"), ("two", "2")] {
+        // Of bytes of its own: equal chunks are stored once, with the larger number of copies.
+        tree::awkward(&home.join(name), copies.parse().expect("a number"));
+        cli.ok(&["put", "-r", "--copies", copies, name, "/"]);
+        back(name);
+    }
 
     for stopped in 0..3 {
         cluster.stop_node(stopped);
-        back("three", &cluster.path().join(format!("back-3-{stopped}")));
-        back("two", &cluster.path().join(format!("back-2-{stopped}")));
+        back("three");
+        back("two");
         cluster.start_node(stopped);
         cluster.wait_alive(3);
     }
@@ -109,11 +112,13 @@ fn links_special_files_and_names_that_are_no_text_are_named_and_skipped() {
     tree::write(&original.join("plain"), b"plain", 0, false);
     std::os::unix::fs::symlink("plain", original.join("a-link")).expect("a link");
     run(clean_command("mkfifo", &cluster.home()).arg(original.join("a-pipe")), &[]).ok();
+    // In the message such a name must not break the line.
+    fs::write(original.join("new\nline"), b"two lines").expect("ext4 takes any bytes");
     let foreign = std::ffi::OsStr::from_bytes(b"foreign-\xff");
     fs::write(original.join(foreign), b"foreign").expect("ext4 takes any bytes");
 
     let put = cli.run(&["put", "-r", "--copies", "2", original.to_str().expect("plain"), "/t"]);
-    put.failed(1, &["a-link", "a-pipe", "foreign-"]);
+    put.failed(1, &["a-link", "a-pipe", "foreign-", "new\\nline"]);
     assert_eq!(cli.run(&["cat", "/t/plain"]).stdout, b"plain");
     assert_eq!(cluster.stop_and_check().files.len(), 1);
 }

@@ -3,11 +3,8 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use p2pdfs::ids::ChunkId;
 use p2pdfs::segments::check::LiveChunk;
-use p2pdfs::wire::connection::Dialing;
-use p2pdfs::wire::to_main::{Allocate, AllocateChunk, Allocated};
-use p2pdfs::wire::{Connection, FaultCode, Hello, Outcome, Role};
+use p2pdfs::wire::FaultCode;
 
 use crate::harness::fake_node::{FakeNode, Reads};
 use crate::harness::{TestCluster, bytes, raw, until};
@@ -115,10 +112,9 @@ fn read_beside(reads: Reads, times: usize) {
     let cluster = TestCluster::start(1);
     let fake = FakeNode::join(&cluster, reads);
     cluster.wait_alive(2);
-    let content = bytes(71, 100_000);
-    let id = store_on_both(&cluster, &content);
     let mut main = cluster.connect().expect("the main server runs");
-    raw::commit(&mut main, "/file", 2, &[id]).expect("two copies are confirmed");
+    let content = store_on_both(&cluster, &fake);
+    raw::commit(&mut main, "/file", 2, &[raw::id_of(&content)]).expect("two copies are confirmed");
     for _ in 0..times {
         let run = cluster.cli().run(&["cat", "/file"]);
         assert!(run.stdout == content, "{reads:?}: {}", run.stderr);
@@ -126,23 +122,15 @@ fn read_beside(reads: Reads, times: usize) {
     drop(fake);
 }
 
-/// Stores a chunk wherever the main server says, until it counts two copies.
-fn store_on_both(cluster: &TestCluster, content: &[u8]) -> ChunkId {
-    let id = raw::id_of(content);
+/// Stores a chunk on the real node, which duplicates it to the fake one; returns its bytes.
+fn store_on_both(cluster: &TestCluster, fake: &FakeNode) -> Vec<u8> {
     let mut main = cluster.connect().expect("the main server runs");
-    until("both nodes have confirmed the chunk", || {
-        let chunk = AllocateChunk { id, length: content.len() as u32 };
-        let request = Allocate { copies: 2, chunks: vec![chunk].into() };
-        let reply = main.call(&request).expect("allocate is answered");
-        let place = match reply.chunks.into_vec().remove(0) {
-            Outcome::Ok(Allocated::Stored { .. }) => return Some(()),
-            Outcome::Ok(Allocated::Store(place)) => place,
-            Outcome::Fault(fault) => panic!("no place: {fault}"),
-        };
-        let (hello, dialing) = (Hello::new(Role::Client), Dialing::default());
-        let mut node = Connection::open(&reply.nodes[&place.node], &dialing, &hello).ok()?;
-        raw::store(&mut node, &place.token, id, content).expect("it is stored");
-        None
-    });
-    id
+    let candidates = (0..200).map(|seed| bytes(seed, 100_000));
+    let mut places = candidates.map(|c| (raw::place_for(&mut main, 2, &c), c));
+    let (place, content) =
+        places.find(|(place, _)| place.node != fake.node()).expect("both are used");
+    let mut node = cluster.connect_to_node(raw::index_of(place.node)).expect("the node runs");
+    let stored = raw::store(&mut node, &place.token, raw::id_of(&content), &content);
+    assert_eq!(stored.expect("it is stored").copies, 2);
+    content
 }

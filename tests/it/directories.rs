@@ -13,14 +13,13 @@ fn copy(from: &Path, to: &Path, cluster: &TestCluster) {
 #[test]
 fn a_directory_serves_one_process_at_a_time() {
     let mut cluster = TestCluster::start(1);
-    let mut second = cluster.main_command();
-    second.args(["--listen", "127.0.0.1:0"]);
+    let second = cluster.main_command("127.0.0.1:0");
     let second_node = cluster.node_command(cluster.node_dir(0));
     for mut command in [second, second_node] {
         let mut process = Process::start("the second", &mut command);
         let code = process.wait().code();
         assert!(matches!(code, Some(1 | 4)), "{code:?}: {}", process.said());
-        assert!(process.said().contains("in use"), "{}", process.said());
+        assert!(process.said().contains("another process"), "{}", process.said());
     }
     for (program, dir) in [
         (env!("CARGO_BIN_EXE_p2pdfs-main"), cluster.main_dir()),

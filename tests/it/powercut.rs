@@ -140,7 +140,7 @@ fn outlives_a_cut(disk: &LoopDisk, name: &str, without: Option<SyncPoint>) -> Re
 fn is_whole(cluster: &mut TestCluster, content: &[u8]) -> Result<(), String> {
     cluster.try_start_main().map_err(|said| format!("the main server refuses: {said}"))?;
     cluster.try_start_node(0).map_err(|said| format!("the node refuses: {said}"))?;
-    let back = cluster.cli().run(&["cat", "/file"]);
+    let back = cluster.cli().run(&["--wait", "2", "cat", "/file"]);
     match back.code {
         Some(0) if back.stdout == content => Ok(()),
         Some(0) => Err("other bytes".to_string()),

@@ -10,7 +10,7 @@ fn missing_copies_are_said_and_are_made_when_a_node_joins() {
     let put = cli.run_with(&["put", "--copies", "3", "-", "/file"], &content);
     assert_eq!(put.code, Some(0), "{}", put.stderr);
     assert!(put.stderr.contains("wait for more copies"), "it does not say so: {}", put.stderr);
-    assert_eq!(cluster.status().under_copied_chunks, 3);
+    cluster.wait_status("three copies are missing", |status| status.under_copied_chunks == 3);
 
     cluster.add_node();
     cluster.wait_status("no copy is missing", |status| status.under_copied_chunks == 0);

@@ -47,16 +47,18 @@ fn a_wrong_key_is_not_allowed() {
 #[test]
 fn without_a_node_nothing_can_be_stored() {
     let cluster = TestCluster::start(0);
-    let put = cluster.cli().run_with(&["put", "-", "/file"], b"hello");
-    put.failed(4, &["/file", "no node", "hint:", "p2pdfs-node"]);
+    fs::write(cluster.home().join("notes.txt"), b"hello").expect("it can be written");
+    let put = cluster.cli().run(&["put", "notes.txt", "/"]);
+    put.failed(4, &["notes.txt", "no node", "hint:", "p2pdfs-node"]);
 }
 
 #[test]
 fn with_too_few_nodes_it_says_how_many_and_offers_fewer_copies() {
     let cluster = TestCluster::start(1);
     let cli = cluster.cli();
-    let put = cli.run_with(&["put", "--copies", "3", "-", "/file"], b"hello");
-    put.failed(4, &["/file", "2 copies", "1 node", "hint:", "--copies 1"]);
+    fs::write(cluster.home().join("notes.txt"), b"hello").expect("it can be written");
+    let put = cli.run(&["put", "--copies", "3", "notes.txt", "/file"]);
+    put.failed(4, &["notes.txt", "2 copies", "1 node", "hint:", "--copies 1"]);
     cli.run(&["stat", "/file"]).failed(3, &["/file"]);
     cli.run_with(&["put", "--copies", "1", "-", "/file"], b"hello").ok();
 }
@@ -65,8 +67,9 @@ fn with_too_few_nodes_it_says_how_many_and_offers_fewer_copies() {
 fn a_full_node_is_named_with_its_numbers() {
     let mut cluster = Setup::new(1).space("24M").start();
     let cli = cluster.cli();
-    let large = cli.run_with(&["put", "--copies", "1", "-", "/large"], &bytes(121, 40 << 20));
-    large.failed(4, &["/large", "node 1", "MiB", "hint:"]);
+    fs::write(cluster.home().join("large.bin"), bytes(121, 40 << 20)).expect("it can be written");
+    let large = cli.run(&["--wait", "3", "put", "--copies", "1", "large.bin", "/large"]);
+    large.failed(4, &["large.bin", "node 1", "MiB", "hint:"]);
     cli.run(&["stat", "/large"]).failed(3, &["/large"]);
     // What there is room for can still be stored, and what was stored can be read.
     cli.run_with(&["put", "--copies", "1", "-", "/small"], b"hello").ok();

@@ -141,7 +141,13 @@ impl TestCluster {
 
     /// The client with this cluster's settings.
     pub fn cli(&self) -> Cli {
-        Cli::new(&self.home(), Some(&self.main_dir().join("client.toml")))
+        // A copy: the main server's disk may be the one that fails.
+        let copy = self.path().join("client.toml");
+        if !copy.exists() {
+            let original = self.main_dir().join("client.toml");
+            std::fs::copy(&original, &copy).unwrap_or_else(|e| panic!("{original:?}: {e}"));
+        }
+        Cli::new(&self.home(), Some(&copy))
     }
 
     /// Gives the servers that are started from now on no more than so many open files.
@@ -163,10 +169,10 @@ impl TestCluster {
         command
     }
 
-    /// The command that runs the main server.
-    pub fn main_command(&self) -> Command {
+    /// The command that runs the main server, at this address.
+    pub fn main_command(&self, address: &str) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-main"));
-        command.arg("--dir").arg(self.main_dir()).args(["--listen", self.address.as_str()]);
+        command.arg("--dir").arg(self.main_dir()).args(["--listen", address]);
         command.args(["--heartbeat-ms", "500", "-v"]);
         command
     }
@@ -186,7 +192,7 @@ impl TestCluster {
     /// The same; the error is what a main server that refuses to start said.
     pub fn try_start_main(&mut self) -> Result<(), String> {
         self.earlier.extend(self.main.take().map(|ended| ended.log()));
-        let process = Process::start("p2pdfs-main", &mut self.main_command());
+        let process = Process::start("p2pdfs-main", &mut self.main_command(self.address.as_str()));
         process.line_after("p2pdfs-main ready ")?;
         self.main = Some(process);
         Ok(())

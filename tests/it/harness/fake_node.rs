@@ -132,7 +132,7 @@ impl Drop for FakeNode {
 }
 
 fn space() -> Space {
-    Space { offered_bytes: 1 << 40, used_bytes: 0, free_bytes: 1 << 40, chunks: 0 }
+    Space { offered_bytes: 1 << 30, used_bytes: 0, free_bytes: 1 << 30, chunks: 0 }
 }
 
 fn hello(node: NodeId, secret: Secret) -> Hello {
@@ -155,7 +155,10 @@ impl Service for Liar {
         let mut buffer = PayloadBuffer::default();
         while connection.next_request().is_some() {
             let goes_on = match ToNode::parse(connection.request_json()) {
-                Ok(ToNode::Hello(_)) => connection.reply(Ok(self.greet()), &[]),
+                Ok(ToNode::Hello(hello)) => {
+                    connection.take_place(hello.role == Role::Node)
+                        && connection.reply(Ok(self.greet()), &[])
+                }
                 Ok(ToNode::Store(store)) => {
                     connection.read_payload(&mut buffer, |_| {})
                         && connection.reply(Ok(self.store(&store)), &[])
