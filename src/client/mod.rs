@@ -12,6 +12,8 @@ mod observer;
 mod patience;
 mod put;
 mod read_chunk;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod workers;
 

@@ -57,7 +57,6 @@ pub struct PutArgs {
 #[derive(Serialize)]
 struct Document {
     files: Vec<FileLine>,
-    #[serde(flatten)]
     totals: Totals,
 }
 
@@ -83,7 +82,7 @@ pub fn put(context: &Context, args: PutArgs) -> Result<Exit, Failure> {
     }
     if context.common.json {
         print_json(&Document { files, totals })?;
-    } else if !context.common.quiet {
+    } else if !context.common.quiet && (totals.files > 0 || totals.failed == 0) {
         summary(&totals, options.copies);
     }
     Ok(exit)
