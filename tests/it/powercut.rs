@@ -11,6 +11,9 @@ use crate::harness::{Random, Setup, TestCluster, bytes};
 
 const CYCLES: usize = 12;
 
+/// Names a sync that the programs leave out.
+const LEAVE_OUT: &str = "P2PDFS_LEAVE_OUT_SYNC";
+
 /// The main server's disk or the nodes'.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Cut {
@@ -56,29 +59,28 @@ fn what_was_acknowledged_outlives_power_cuts() {
     let mut random = Random::announced();
     let place = tempfile::TempDir::new().expect("a temporary directory");
     let journal = EntryJournal::new(place.path().join("journal"));
-    let mut cluster = Setup::new(2)
+    let mut setup = Setup::new(2)
         .main_in(&main_disk.path())
         .nodes_in(&node_disk.path())
-        .env("P2PDFS_ENTRY_JOURNAL", journal.path())
-        .start();
+        .env("P2PDFS_ENTRY_JOURNAL", journal.path());
+    // To see it fail: for the programs, which otherwise see nothing of the test's environment.
+    if let Some(name) = std::env::var_os(LEAVE_OUT) {
+        setup = setup.env(LEAVE_OUT, name);
+    }
+    let mut cluster = setup.start();
     let mut puts = Puts::default();
     for cycle in 0..CYCLES {
         let cut = [Cut::Main, Cut::Nodes, Cut::Both][cycle % 3];
         let load = Load::start(&cluster, 3, 2, &mut random);
         load.wait_for_more(1 + random.below(8) as usize);
+        cluster.main().kill();
+        (0..2).for_each(|index| cluster.node(index).kill());
         if cut != Cut::Nodes {
             main_disk.cut();
         }
         if cut != Cut::Main {
             node_disk.cut();
         }
-        if cut == Cut::Main {
-            // A sync that fails ends it: what came of the writes before is not known any more.
-            let status = cluster.main().wait();
-            assert!(!status.success(), "it took the disk's failure for an orderly end");
-        }
-        cluster.main().kill();
-        (0..2).for_each(|index| cluster.node(index).kill());
         if cut != Cut::Nodes {
             main_disk.restore();
         }
@@ -94,6 +96,38 @@ fn what_was_acknowledged_outlives_power_cuts() {
     }
     let witness = cluster.stop_and_check();
     puts.assert_copied(&witness, 2);
+}
+
+#[test]
+fn what_a_failed_disk_did_not_take_is_not_acknowledged() {
+    let (Some(main_disk), Some(node_disk)) = (LoopDisk::new(), LoopDisk::new()) else { return };
+    let setup = Setup::new(1).main_in(&main_disk.path()).nodes_in(&node_disk.path());
+    let mut cluster = setup.start();
+    let cli = cluster.cli();
+    let put = |path: &str| {
+        let content = bytes(22, 100_000 + path.len());
+        cli.run_with(&["--wait", "2", "put", "--copies", "1", "-", path], &content)
+    };
+    put("/before").ok();
+
+    node_disk.cut();
+    assert_ne!(put("/node-failed").code, Some(0), "the node's disk was gone");
+    cluster.node(0).kill();
+    node_disk.restore();
+    cluster.start_node(0);
+    cluster.wait_alive(1);
+    put("/between").ok();
+
+    main_disk.cut();
+    assert_ne!(put("/main-failed").code, Some(0), "the main server's disk was gone");
+    // It cannot know any more what its disk holds, and ends.
+    let status = cluster.main().wait();
+    assert!(!status.success(), "it took the failure for an orderly end");
+    main_disk.restore();
+    cluster.start_main();
+    cluster.wait_alive(1);
+    let witness = cluster.stop_and_check();
+    assert_eq!(witness.files.keys().collect::<Vec<_>>(), ["/before", "/between"]);
 }
 
 #[test]
@@ -122,14 +156,14 @@ fn outlives_a_cut(disk: &LoopDisk, name: &str, without: Option<SyncPoint>) -> Re
         .nodes_in(&directory)
         .env("P2PDFS_ENTRY_JOURNAL", journal.path());
     if let Some(point) = without {
-        setup = setup.env("P2PDFS_LEAVE_OUT_SYNC", point.name());
+        setup = setup.env(LEAVE_OUT, point.name());
     }
     let mut cluster = setup.start();
     let content = bytes(21, 300_000);
     cluster.cli().run_with(&["put", "--copies", "1", "-", "/file"], &content).ok();
-    disk.cut();
     cluster.main().kill();
     cluster.node(0).kill();
+    disk.cut();
     disk.restore();
     journal.take_back();
     let held = is_whole(&mut cluster, &content);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -53,14 +54,18 @@ impl Load {
     pub fn start(cluster: &TestCluster, clients: usize, copies: u8, random: &mut Random) -> Load {
         let shared = Arc::new(Shared::default());
         let clients = (0..clients).map(|client| {
-            let (cli, shared) = (cluster.cli(), shared.clone());
+            let (cli, home, shared) = (cluster.cli(), cluster.home(), shared.clone());
             let prefix = format!("/load-{:x}-{client}", random.next());
             let mut random = Random::new(random.next());
             thread::spawn(move || {
                 let mut number = 0;
                 while !shared.lock().stopping {
                     number += 1;
-                    put_one(&cli, &shared, &format!("{prefix}-{number}"), copies, &mut random);
+                    let path = format!("{prefix}-{number}");
+                    // A file, since what comes from a pipe cannot be sent again.
+                    let local = home.join(path.trim_start_matches('/'));
+                    put_one(&cli, &shared, &local, &path, copies, &mut random);
+                    fs::remove_file(local).expect("it was made just now");
                 }
             })
         });
@@ -97,7 +102,7 @@ impl Drop for Load {
 }
 
 /// Mostly small files, a few with several chunks.
-fn put_one(cli: &Cli, shared: &Shared, path: &str, copies: u8, random: &mut Random) {
+fn put_one(cli: &Cli, shared: &Shared, local: &Path, path: &str, copies: u8, random: &mut Random) {
     let size = match random.below(8) {
         0 => (4 << 20) + random.below(1 << 20),
         1 => 0,
@@ -106,7 +111,9 @@ fn put_one(cli: &Cli, shared: &Shared, path: &str, copies: u8, random: &mut Rand
     let content = random.bytes(size as usize);
     let put = Put { content: blake3::hash(&content), was_acknowledged: false };
     shared.lock().puts.0.insert(path.to_string(), put);
-    let run = cli.run_with(&["put", "--copies", &copies.to_string(), "-", path], &content);
+    fs::write(local, &content).expect("there is room for it");
+    let local = local.to_str().expect("a plain path");
+    let run = cli.run(&["put", "--copies", &copies.to_string(), local, path]);
     let mut progress = shared.lock();
     progress.ended += 1;
     if run.code == Some(0) {
