@@ -5,11 +5,11 @@ use std::time::Instant;
 use super::node::{Control, Purpose};
 use super::session::Session;
 use super::{Main, nodes::NotWorking};
-use crate::ids::NodeId;
+use crate::ids::{KeyId, NodeId};
 use crate::server::Woken;
 use crate::wire::node_to_main::{Heartbeat, HeartbeatReply};
 use crate::wire::to_main::Addresses;
-use crate::wire::{Fault, Message};
+use crate::wire::{Fault, FaultCode, Message};
 
 impl Session<'_> {
     /// Serves a heartbeat. `false` when the connection is over.
@@ -26,7 +26,7 @@ impl Session<'_> {
 
     fn begin_heartbeat(&mut self, beat: &Heartbeat) -> Result<(NodeId, Control), Fault> {
         let node = self.known_node()?.ok_or_else(|| {
-            Fault::new(crate::wire::FaultCode::Denied, "a node must join before it has a heartbeat")
+            Fault::new(FaultCode::Denied, "a node must join before it has a heartbeat")
         })?;
         let control = self.control()?;
         self.main.take_heartbeat(node, control.clone(), beat)?;
@@ -58,9 +58,8 @@ impl Main {
         control: Control,
         beat: &Heartbeat,
     ) -> Result<(), Fault> {
-        if let Some(key) = beat.newest_key.filter(|&key| self.nodes.is_new_key(node, key)) {
-            self.catalog.set_node_key(node, key).map_err(|error| self.fault(error))?;
-            self.nodes.acknowledge_key(node, key);
+        if let Some(key) = beat.newest_key {
+            self.take_key(node, key)?;
         }
         let news = self.nodes.beat(node, control, beat)?;
         let is_news = news.is_good_news || !news.closed.is_empty();
@@ -72,6 +71,16 @@ impl Main {
         }
         if is_news {
             self.wake_upkeep();
+        }
+        Ok(())
+    }
+
+    /// The node has this key on its disk. Noted in the catalog before it is used: a main server that
+    /// starts anew must not go back to an older one.
+    pub(super) fn take_key(&self, node: NodeId, key: KeyId) -> Result<(), Fault> {
+        if self.nodes.is_new_key(node, key) {
+            self.catalog.set_node_key(node, key).map_err(|error| self.fault(error))?;
+            self.nodes.acknowledge_key(node, key);
         }
         Ok(())
     }

@@ -85,6 +85,9 @@ impl Main {
 
     /// Serves `compared`.
     pub(super) fn compared(&self, node: NodeId, _: Compared) -> Result<Done, Fault> {
+        if let Some(key) = self.nodes.granted_key(node) {
+            self.take_key(node, key)?;
+        }
         self.nodes.compared(node);
         self.wake_upkeep();
         Ok(Done {})

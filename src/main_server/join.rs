@@ -33,7 +33,8 @@ impl Session<'_> {
         let control = self.control()?;
         self.main.check_add_me(request)?;
         let node = match known {
-            Some(node) => node,
+            Some(node) if self.main.nodes.authenticate(node, &request.secret).is_some() => node,
+            Some(_) => return Err(Fault::new(FaultCode::Denied, "this is another node's secret")),
             None => self.main.join(request)?,
         };
         self.main.check_reachable(node, request)?;

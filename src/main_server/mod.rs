@@ -81,6 +81,7 @@ pub enum StartError {
 
 /// A running main server. Dropping it stops it.
 pub struct MainServer {
+    main: Arc<Main>,
     server: Server,
     upkeep: Option<Upkeep>,
     failures: Receiver<String>,
@@ -124,7 +125,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { server, upkeep: Some(upkeep), failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
     }
 
     /// The address on which it listens.
@@ -141,7 +142,7 @@ impl MainServer {
     pub fn stop(&mut self) {
         self.server.stop();
         if self.upkeep.take().is_some() {
-            log::info!("main server stopped addr={}", self.server.address());
+            log::info!("main server stopped incarnation={}", self.main.incarnation);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::keys::KeyRing;
 use super::room::Room;
 use crate::catalog::NodeRecord;
 use crate::clock::{Moment, WallTime};
-use crate::ids::{Address, Incarnation, NodeId, Serial};
+use crate::ids::{Address, Incarnation, KeyId, NodeId, Serial};
 use crate::policy::liveness::{Signs, State};
 use crate::policy::placement::Candidate;
 use crate::wire::node_to_main::Order;
@@ -71,6 +71,8 @@ pub struct Node {
     /// Why it cannot store any more, by its own word.
     pub failure: Option<String>,
     pub keys: KeyRing,
+    /// The newest key in the answer to its last `add_me`: a node that goes on after that has it.
+    pub granted_key: Option<KeyId>,
     pub orders: BTreeMap<u64, Given>,
     /// The state that was logged last.
     pub logged: State,
@@ -98,6 +100,7 @@ impl Node {
             received_bytes: 0,
             failure: None,
             keys: KeyRing::new(record.key, now),
+            granted_key: None,
             orders: BTreeMap::new(),
             logged: State::Suspect,
         }

@@ -139,6 +139,7 @@ impl Nodes {
         node.is_added = true;
         (node.signs.compared, node.signs.stopped) = (false, false);
         node.failure = None;
+        node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);
         node.take_control(control, now);
     }
@@ -178,6 +179,11 @@ impl Nodes {
         {
             node.signs.heard = now;
         }
+    }
+
+    /// The newest key that the node got with the answer to its last `add_me`.
+    pub fn granted_key(&self, node: NodeId) -> Option<KeyId> {
+        self.lock().nodes.get(&node)?.granted_key
     }
 
     /// The comparison of what the node holds is over.

@@ -83,7 +83,8 @@ pub const MAX_MESSAGE_BYTES: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefusedNode {
     pub node: crate::ids::NodeId,
-    /// One of placement's reasons: `full`, `dead`, `suspect`, `draining`, `returning`, `holds_it`.
+    /// `ok` for one that would do, or one of placement's reasons: `full`, `suspect`, `dead`,
+    /// `returning`, `stopped`, `slow`, `failed`, `draining`, `holds_it`.
     pub why: String,
     /// In words, with the numbers.
     pub detail: String,
