@@ -37,30 +37,33 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unavailable now (try again),
 5 damaged data, 6 not allowed, 130 interrupted.";
 
+/// Where help lists the options of all commands.
+const GLOBAL: &str = "Options of all commands";
+
 /// Options of all commands.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Settings to use instead of the user's own (~/.config/p2pdfs/client.toml)
-    #[arg(long, global = true, env = "P2PDFS_CONFIG", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where the main server is, as HOST:PORT
-    #[arg(long, global = true, env = "P2PDFS_MAIN", value_name = "ADDRESS")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_MAIN", value_name = "ADDRESS")]
     pub main: Option<Address>,
     /// A file that holds the key of this machine's account, as 64 hexadecimal digits
-    #[arg(long, global = true, env = "P2PDFS_KEY_FILE", value_name = "FILE")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Print one JSON document on stdout, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = GLOBAL)]
     pub json: bool,
     /// No progress and no notes: only errors on stderr
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     pub quiet: bool,
     /// Seconds to go on trying while the main server or nodes do not answer
     /// [default: 2 before the first answer, 60 after it]
-    #[arg(long, global = true, env = "P2PDFS_WAIT", value_name = "SECONDS")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_WAIT", value_name = "SECONDS")]
     pub wait: Option<u64>,
     /// Allow unencrypted connections to other machines: anyone in between can read and change them
-    #[arg(long, global = true, env = "P2PDFS_INSECURE_PLAINTEXT")]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_INSECURE_PLAINTEXT")]
     pub insecure_plaintext: bool,
 }
 

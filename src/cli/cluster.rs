@@ -191,9 +191,8 @@ impl LocalCluster {
     }
 
     fn start_nodes(&mut self, nodes: u32, space: Option<ByteSize>) -> Result<(), Failure> {
-        let is_new =
-            |number: &u32| !self.directory.join(format!("node-{number}/node.json")).exists();
-        let new: Vec<u32> = (1..=nodes).filter(is_new).collect();
+        let new: Vec<u32> =
+            (1..=nodes).filter(|number| is_to_join(&self.node_directory(*number))).collect();
         let invite = match u32::try_from(new.len()) {
             Ok(0) | Err(_) => None,
             Ok(uses) => {
@@ -219,6 +218,10 @@ impl LocalCluster {
         self.note_state()
     }
 
+    fn node_directory(&self, number: u32) -> PathBuf {
+        self.directory.join(format!("node-{number}"))
+    }
+
     fn wait_for_node(&mut self, at: usize) -> Result<(), Failure> {
         self.processes[at].wait_ready(READY).map_err(|error| not_started(&error))
     }
@@ -229,7 +232,7 @@ impl LocalCluster {
         space: Option<ByteSize>,
         invite: Option<Secret>,
     ) -> Result<Role<'static>, Failure> {
-        let directory = self.directory.join(format!("node-{number}"));
+        let directory = self.node_directory(number);
         let mut arguments = vec!["--dir".to_string(), text(&directory)?];
         arguments.extend(["--main".to_string(), self.main.address.clone()]);
         let default = invite.map(|_| ByteSize(10 << 30));
@@ -271,6 +274,13 @@ fn prepare(directory: &Path) -> Result<PathBuf, Failure> {
         Failure::because(exit, format!("cannot make the directory {}", shown(directory)), &error)
             .hint("choose another one with --dir")
     })
+}
+
+/// True for a node that is to be made, or whose join was cut off. A directory that is there and
+/// empty is neither: a disk may not be mounted, and the node itself says so.
+fn is_to_join(directory: &Path) -> bool {
+    let has = |name: &str| directory.join(name).exists();
+    !directory.exists() || (has("node.json") && !has("keys.json"))
 }
 
 /// Nodes to start: those wanted, and all that are there, since they hold data.

@@ -97,7 +97,19 @@ impl Progress {
         line.code = error.code();
         line.reason = Some(with_sources(error));
         let name = if from == "-" { "stdin".to_string() } else { shown(from) };
-        let failure = failure(&format!("cannot {} {name}", self.verb), error);
+        let mut failure = failure(&format!("cannot {} {name}", self.verb), error);
+        match error {
+            // The name is said already.
+            ClientError::Io { path, source, .. } if path.as_os_str() == from => {
+                failure.message = format!("cannot {} {name}: {source}", self.verb);
+            }
+            ClientError::Refused(fault)
+                if self.verb == "store" && fault.code == FaultCode::NotFound =>
+            {
+                failure.hint = Some("make the directory first, with p2pdfs mkdir -p".into());
+            }
+            _ => {}
+        }
         let mut text = format!("p2pdfs: {}", failure.message);
         for detail in &failure.details {
             text.push_str(&format!("\n  {detail}"));

@@ -87,7 +87,7 @@ impl Connections {
             (Peer::Node(_), None) => "not a node of a cluster".to_string(),
             (Peer::Main, None) | (Peer::Node(_), Some(_)) => return Ok(connection),
         };
-        Err(CallError::BadReply { address: address.clone(), what: format!("it is {what}") })
+        Err(CallError::BadReply { address: address.clone(), what })
     }
 }
 

@@ -243,6 +243,12 @@ impl Store {
         lock(&self.state).failed.is_some()
     }
 
+    /// Makes the next sync fail, as on a disk that has an error.
+    #[cfg(test)]
+    pub fn fail_next_sync(&self) {
+        self.next_sync_fails.store(true, Ordering::SeqCst);
+    }
+
     pub(super) fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }

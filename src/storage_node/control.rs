@@ -111,11 +111,7 @@ impl Control<'_> {
 
     fn give_up(&mut self, error: NodeError) {
         log::error!("the node cannot go on error={}", with_causes(&error));
-        match self.first.take() {
-            // `Node::start` waits for this.
-            Some(first) => drop(first.send(FirstContact::Fatal(error))),
-            None => drop(self.shared.fatal.send(error)),
-        }
+        self.shared.give_up(error, self.first.take());
     }
 
     fn tell(&mut self, contact: FirstContact) {

@@ -64,14 +64,18 @@ pub(super) struct Identity {
     directory: PathBuf,
     /// Held for memory only: what is in it is on disk already.
     file: Mutex<NodeFile>,
-    /// Keeps other processes out for as long as it is open.
-    _lock: File,
+}
+
+/// Keeps other processes out of a node's directory for as long as it lives.
+#[derive(Debug)]
+pub(super) struct DirectoryLock {
+    _file: File,
 }
 
 impl Identity {
     /// Reads the directory's `node.json` and brings it up to the configuration; makes both anew when
     /// there is nothing yet and the node is invited.
-    pub fn open(config: &NodeConfig) -> Result<Identity, NodeError> {
+    pub fn open(config: &NodeConfig) -> Result<(Identity, DirectoryLock), NodeError> {
         let directory = &config.directory;
         if config.zone.as_ref().is_some_and(|zone| zone.len() > MAX_ZONE_BYTES) {
             return Err(NodeError::ZoneTooLong(config.zone.as_ref().map_or(0, String::len)));
@@ -85,10 +89,9 @@ impl Identity {
         let lock = take_lock(directory)?;
         let before = if path.exists() { Some(read(&path)?) } else { None };
         let file = configured(before.as_ref(), config)?;
-        let identity =
-            Identity { directory: directory.clone(), file: Mutex::new(file.clone()), _lock: lock };
+        let identity = Identity { directory: directory.clone(), file: Mutex::new(file.clone()) };
         identity.write(&file)?;
-        Ok(identity)
+        Ok((identity, lock))
     }
 
     /// As it is now.
@@ -174,12 +177,12 @@ fn make_directory(directory: &Path) -> Result<(), NodeError> {
     synced.map_err(NodeError::io("sync", parent))
 }
 
-fn take_lock(directory: &Path) -> Result<File, NodeError> {
+fn take_lock(directory: &Path) -> Result<DirectoryLock, NodeError> {
     let path = directory.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(NodeError::io("open", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock { _file: file }),
         Err(TryLockError::WouldBlock) => Err(NodeError::Locked(directory.to_path_buf())),
         Err(TryLockError::Error(error)) => Err(NodeError::io("lock", &path)(error)),
     }

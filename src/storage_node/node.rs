@@ -16,7 +16,7 @@ use super::config::NodeConfig;
 use super::control::{self, FirstContact};
 use super::counters::Counters;
 use super::error::{NodeError, with_causes};
-use super::identity::Identity;
+use super::identity::{DirectoryLock, Identity};
 use super::join;
 use super::keys::Keys;
 use super::service::NodeService;
@@ -24,7 +24,7 @@ use super::shared::Shared;
 
 /// A storage node that runs in this process. Dropping it stops it, too.
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     node: NodeId,
     server: Server,
     control: Option<JoinHandle<()>>,
@@ -33,6 +33,8 @@ pub struct Node {
     stop: Option<Sender<Infallible>>,
     failures: Receiver<NodeError>,
     unreachable: Option<CallError>,
+    /// Given up last, after all that works in the directory.
+    _lock: DirectoryLock,
 }
 
 /// What runs before the node has found the main server.
@@ -41,6 +43,7 @@ struct Starting {
     server: Server,
     stop: Sender<Infallible>,
     failures: Receiver<NodeError>,
+    lock: DirectoryLock,
 }
 
 impl Node {
@@ -124,8 +127,8 @@ impl Node {
         let Some(stop) = self.stop.take() else { return };
         drop(stop);
         self.shared.orders.stop();
-        let is_known = self.control.as_ref().is_some_and(|control| !control.is_finished());
-        if is_known {
+        // A stale copy must not say goodbye in the name of the node that it is not any more.
+        if self.control.is_some() && !self.shared.is_given_up() {
             control::part(&self.shared);
         }
         self.shared.cut_control();
@@ -163,7 +166,7 @@ impl Starting {
         if !config.listen.ip().is_loopback() && !config.insecure_plaintext {
             return Err(NodeError::NotLoopback(config.listen));
         }
-        let identity = Identity::open(config)?;
+        let (identity, lock) = Identity::open(config)?;
         let keys = Keys::open(&config.directory)?;
         let file = identity.get();
         let listener = listen(config.listen, file.listen)?;
@@ -188,12 +191,12 @@ impl Starting {
         };
         let service = Arc::new(NodeService(shared.clone()));
         let server = Server::start(listener, limits, service).map_err(NodeError::Thread)?;
-        Ok(Starting { shared, server, stop, failures })
+        Ok(Starting { shared, server, stop, failures, lock })
     }
 
     /// Starts the threads that work for all connections.
     fn run(self, node: NodeId) -> Result<Node, NodeError> {
-        let Starting { shared, server, stop, failures } = self;
+        let Starting { shared, server, stop, failures, lock } = self;
         let mut running = Node {
             shared: shared.clone(),
             node,
@@ -203,6 +206,7 @@ impl Starting {
             stop: Some(stop),
             failures,
             unreachable: None,
+            _lock: lock,
         };
         let for_confirmer = shared.clone();
         running

@@ -16,7 +16,10 @@ impl Service for NodeService {
     fn serve(&self, connection: &mut ServerConnection) {
         let mut said_hello = false;
         while let Some(head) = connection.next_request() {
-            let is_open = match ToNode::parse(connection.request_json()) {
+            let request = ToNode::parse(connection.request_json());
+            // What it asks for may take long, and needs the text of it no more.
+            connection.shrink();
+            let is_open = match request {
                 Ok(ToNode::Hello(hello)) => self.hello(connection, &hello, &mut said_hello),
                 Ok(ToNode::Store(_) | ToNode::Fetch(_)) | Err(ParseError::UnknownRequest(_))
                     if !said_hello =>
@@ -30,7 +33,6 @@ impl Service for NodeService {
                 Ok(ToNode::Fetch(request)) => fetch::serve(&self.0, connection, request),
                 Err(error) => connection.reply::<()>(Err(error.into()), &[]),
             };
-            connection.shrink();
             if !is_open {
                 return;
             }

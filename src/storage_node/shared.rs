@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -18,8 +19,9 @@ use crate::wire::{CallError, Connection, Fault, Hello, Role};
 use super::buffers::Pool;
 use super::config::{NodeConfig, NodeLimits};
 use super::confirmer::Confirmer;
+use super::control::FirstContact;
 use super::counters::Counters;
-use super::error::NodeError;
+use super::error::{NodeError, with_causes};
 use super::fault;
 use super::forward::Peers;
 use super::identity::{Identity, Membership};
@@ -53,7 +55,8 @@ pub(super) struct Shared {
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
     /// Gets what the node cannot go on after.
-    pub fatal: Sender<NodeError>,
+    fatal: Sender<NodeError>,
+    given_up: AtomicBool,
     /// Empty until the node has joined, and again once it has stopped. Requests hold on to it only
     /// while they run, so that the store can be closed behind the last of them.
     member: RwLock<Option<Arc<Member>>>,
@@ -108,6 +111,7 @@ impl Shared {
             orders: Orders::default(),
             stop,
             fatal,
+            given_up: AtomicBool::new(false),
             member: RwLock::new(None),
             control: Mutex::default(),
         }
@@ -122,6 +126,21 @@ impl Shared {
     pub fn set_member(&self, member: Option<Arc<Member>>) -> Option<Arc<Member>> {
         let mut place = self.member.write().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *place, member)
+    }
+
+    /// Tells whoever looks after the node that it cannot go on: in the start, by `first`.
+    pub fn give_up(&self, error: NodeError, first: Option<Sender<FirstContact>>) {
+        self.given_up.store(true, Ordering::SeqCst);
+        // Nobody listens any more when the node is being stopped anyway.
+        match first {
+            Some(first) => drop(first.send(FirstContact::Fatal(error))),
+            None => drop(self.fatal.send(error)),
+        }
+    }
+
+    /// True once `give_up` was called.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::SeqCst)
     }
 
     /// Opens a connection to the main server, as the node that this one is by now.
@@ -195,7 +214,7 @@ impl Member {
     /// The fault for an error of the store, which is logged here, and noted when it is the end of
     /// all storing.
     pub fn fault(&self, error: &StoreError) -> Fault {
-        let text = crate::storage_node::error::with_causes(error);
+        let text = with_causes(error);
         match error {
             StoreError::NotFound(_) | StoreError::OutOfRange { .. } => {}
             StoreError::Failed { .. } => {

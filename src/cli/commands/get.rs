@@ -64,7 +64,12 @@ pub struct CatArgs {
 #[derive(Serialize)]
 struct Document {
     files: Vec<FileLine>,
-    files_fetched: u64,
+    totals: FetchedTotals,
+}
+
+#[derive(Serialize)]
+struct FetchedTotals {
+    files: u64,
     bytes: u64,
     failed: u64,
 }
@@ -104,9 +109,10 @@ pub fn get(context: &Context, args: GetArgs) -> Result<Exit, Failure> {
         return Err(failure(&what, &error));
     }
     if context.common.json {
-        let Totals { files: files_fetched, bytes, failed, .. } = totals;
-        print_json(&Document { files, files_fetched, bytes, failed })?;
-    } else if !context.common.quiet {
+        let Totals { files: count, bytes, failed, .. } = totals;
+        let totals = FetchedTotals { files: count, bytes, failed };
+        print_json(&Document { files, totals })?;
+    } else if !context.common.quiet && (totals.files > 0 || totals.failed == 0) {
         let (count, bytes) = (counted(totals.files, "file"), ByteSize(totals.bytes));
         let failed = match totals.failed {
             0 => String::new(),

@@ -58,7 +58,7 @@ impl EntryLine {
 
 /// The command `ls`.
 pub fn ls(context: &Context, args: &LsArgs) -> Result<Exit, Failure> {
-    let mut document = Vec::new();
+    let (mut document, mut is_first) = (Vec::new(), true);
     for text in &args.paths {
         let path = remote(text)?;
         let cannot = |error: &ClientError| failure(&format!("cannot list {}", shown(text)), error);
@@ -71,7 +71,9 @@ pub fn ls(context: &Context, args: &LsArgs) -> Result<Exit, Failure> {
         let mut directories = vec![path.clone()];
         while let Some(directory) = directories.pop() {
             if !context.common.json && (args.recursive || args.paths.len() > 1) {
-                print(&format!("{}:\n", shown(directory.as_str())))?;
+                let gap = if is_first { "" } else { "\n" };
+                print(&format!("{gap}{}:\n", shown(directory.as_str())))?;
+                is_first = false;
             }
             let below = list_one(context, args, &directory, &mut document)?;
             if args.recursive {

@@ -21,7 +21,7 @@ use crate::remote_path::RemotePath;
 /// Store files
 ///
 /// DEST is the name that SRC gets, or a directory to put it into: one that exists, or any name that
-/// ends in a slash. A put that was cut off and is run again sends only what is missing.
+/// ends in a slash. Directories above it are made. A put that was cut off and is run again sends only what is missing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -57,7 +57,6 @@ pub struct PutArgs {
 #[derive(Serialize)]
 struct Document {
     files: Vec<FileLine>,
-    #[serde(flatten)]
     totals: Totals,
 }
 
@@ -70,7 +69,7 @@ pub fn put(context: &Context, args: PutArgs) -> Result<Exit, Failure> {
         copies: args.copies.or(context.copies).unwrap_or(DEFAULT_COPIES),
         hash: args.hash,
         if_version: if_version.map(Version),
-        parents: args.recursive,
+        parents: true,
     };
     let what = match args.sources.as_slice() {
         [one] => format!("cannot store {}", shown(one)),
@@ -83,7 +82,7 @@ pub fn put(context: &Context, args: PutArgs) -> Result<Exit, Failure> {
     }
     if context.common.json {
         print_json(&Document { files, totals })?;
-    } else if !context.common.quiet {
+    } else if !context.common.quiet && (totals.files > 0 || totals.failed == 0) {
         summary(&totals, options.copies);
     }
     Ok(exit)
@@ -140,6 +139,10 @@ fn plan(context: &Context, args: &PutArgs, progress: &Progress) -> Result<Vec<Up
         match target_of(source, &dest.path, into) {
             Ok(to) if source.is_dir() && args.recursive => {
                 plan_tree(context, source, to, progress, &mut uploads)?;
+            }
+            Ok(_) if source.is_dir() => {
+                let why = "it is a directory (add -r to store all that is in it)";
+                tell_failed(progress, source, ClientError::Unsuitable(why));
             }
             Ok(to) => {
                 let bytes = std::fs::metadata(source).map_or(0, |facts| facts.len());

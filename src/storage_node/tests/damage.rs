@@ -1,0 +1,73 @@
+//! A damaged copy.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use crate::ids::Serial;
+use crate::segments::check;
+use crate::storage_node::{Node, NodeConfig};
+use crate::token::Operation;
+use crate::wire::FaultCode;
+use crate::wire::node_to_main::{Action, Order};
+
+use super::fake_main::{FakeMain, Told};
+use super::talk::*;
+
+/// Restarts the node, and flips a bit of a segment under it, `at` bytes into the chunk's record: a
+/// start would find the damage by itself.
+fn restart_and_flip(node: Running, serial: u64, at: u64) -> Running {
+    let Running { directory, node } = node;
+    node.stop();
+    let report = check::check(directory.path()).unwrap();
+    let chunk = report.chunk(Serial(serial)).unwrap();
+    let path = directory.path().join("segments").join(format!("{:08}.seg", chunk.segment));
+    let node = Node::start(NodeConfig::new(directory.path())).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, chunk.offset + at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], chunk.offset + at).unwrap();
+    Running { directory, node }
+}
+
+#[test]
+fn a_damaged_copy_is_never_served_and_is_reported_lost_once() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    let bytes = vec![9; 200_000];
+    store(&main, &node.node, 1, &bytes).unwrap();
+    store(&main, &node.node, 2, b"whole").unwrap();
+    let node = restart_and_flip(node, 1, 150_000);
+    let fault = fetch(&main, &node.node, 1, &bytes).unwrap_err();
+    assert_eq!(fault.code, FaultCode::Damaged);
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
+    assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap_err().code, FaultCode::NotFound);
+    assert_eq!(fetch(&main, &node.node, 2, b"whole").unwrap(), b"whole");
+    assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(2)]);
+    // Stored again, it is whole again.
+    store(&main, &node.node, 1, &bytes).unwrap();
+    assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap(), bytes);
+}
+
+#[test]
+fn an_order_to_verify_finds_a_damaged_copy() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    let bytes = vec![9; 100_000];
+    for serial in [1, 2] {
+        store(&main, &node.node, serial, &bytes).unwrap();
+    }
+    let _node = restart_and_flip(node, 1, 90_000);
+    let order = |order: u64| {
+        let token = main.token(Operation::Fetch, number, order, &bytes);
+        (number, Order { order, token, action: Action::Verify {} })
+    };
+    let orders = [order(1), order(2)];
+    main.announce(|books| books.orders.extend(orders));
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
+    while !main.books().orders.is_empty() {
+        main.await_told(|told| matches!(told, Told::Acknowledged { .. }));
+    }
+    assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(2)]);
+}

@@ -1,0 +1,486 @@
+//! A main server that keeps its books in a struct, says what it was told on a channel, and behaves
+//! as a test wants it to.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::clock::WallTime;
+use crate::ids::{
+    AccountId, Address, ChunkId, ClusterId, HashAlgorithm, Incarnation, KeyId, NodeId, Secret,
+    Serial,
+};
+use crate::policy::inventory::{bucket_of, digest};
+use crate::server::{Limits, Server, ServerConnection, Service};
+use crate::token::{Claims, Operation, Token, node_key};
+use crate::wire::connection::Dialing;
+use crate::wire::node_to_main::*;
+use crate::wire::to_main::{Addresses, Done, ToMain};
+use crate::wire::{Connection, Fault, FaultCode, Hello, HelloReply, Outcome, Role};
+
+/// How long a test waits for what must come before it fails.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What the main server was told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    AddMe {
+        node: NodeId,
+    },
+    Compared {
+        node: NodeId,
+    },
+    Stored {
+        node: NodeId,
+        serial: Serial,
+    },
+    Duplicated {
+        node: NodeId,
+        done: Vec<NodeId>,
+        failed: Vec<NodeId>,
+    },
+    Lost {
+        node: NodeId,
+        serials: Vec<Serial>,
+    },
+    Acknowledged {
+        node: NodeId,
+        orders: Vec<u64>,
+    },
+    Key {
+        node: NodeId,
+        key: KeyId,
+    },
+    Failed {
+        node: NodeId,
+    },
+    Received {
+        node: NodeId,
+        bytes: u64,
+    },
+    DropMe {
+        node: NodeId,
+    },
+    /// A `stored`, which was answered with a fault.
+    PutOff,
+}
+
+pub struct FakeMain {
+    pub address: Address,
+    pub told: Receiver<Told>,
+    pub invite: Secret,
+    server: Server,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    books: Mutex<Books>,
+    changed: Condvar,
+    told: Sender<Told>,
+}
+
+/// What outlives the process of a main server.
+#[derive(Clone)]
+pub struct Books {
+    pub cluster: ClusterId,
+    pub incarnation: Incarnation,
+    pub master: Secret,
+    pub invite: Secret,
+    pub nodes: BTreeMap<NodeId, KnownNode>,
+    /// Confirmed copies.
+    pub copies: BTreeMap<NodeId, BTreeMap<Serial, (u32, u32)>>,
+    /// The key with which tokens are made.
+    pub key: KeyId,
+    /// Where to duplicate a chunk, and where next when that fails.
+    pub targets: HashMap<ChunkId, Vec<NodeId>>,
+    pub further: HashMap<ChunkId, Vec<NodeId>>,
+    /// The next `add_me` is registered, and its answer never sent.
+    pub lose_add_me_reply: bool,
+    /// `stored` is answered with this.
+    pub stored_fault: Option<Fault>,
+    pub orders: Vec<(NodeId, Order)>,
+    /// Keys to announce in the next heartbeat.
+    pub announce: Vec<KeyId>,
+    pub stopping: bool,
+}
+
+#[derive(Clone)]
+pub struct KnownNode {
+    pub secret: Secret,
+    pub incarnation: Incarnation,
+    pub address: Address,
+}
+
+/// The time by the main server's clock, which stands still.
+pub const TIME: WallTime = WallTime(1_700_000_000_000);
+
+impl Books {
+    pub fn new() -> Books {
+        Books {
+            cluster: ClusterId::random(),
+            incarnation: Incarnation::random(),
+            master: Secret::random(),
+            invite: Secret::random(),
+            nodes: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            key: KeyId(1),
+            targets: HashMap::new(),
+            further: HashMap::new(),
+            lose_add_me_reply: false,
+            stored_fault: None,
+            orders: Vec::new(),
+            announce: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    pub fn key_of(&self, node: NodeId, id: KeyId) -> TokenKey {
+        TokenKey { id, key: node_key(&self.master, node, id) }
+    }
+
+    /// The claims of a good token.
+    pub fn claims(&self, operation: Operation, node: NodeId, id: ChunkId, serial: u64) -> Claims {
+        Claims {
+            key: self.key,
+            operation,
+            node,
+            id,
+            serial: Serial(serial),
+            length: 0,
+            account: AccountId(1),
+            wanted: 3,
+            reason: 1,
+            expires: TIME + Duration::from_secs(900),
+        }
+    }
+
+    pub fn mint(&self, claims: &Claims) -> Token {
+        claims.mint(&self.key_of(claims.node, claims.key).key)
+    }
+
+    fn targets(&self, claims: &Claims, nodes: &[NodeId]) -> Vec<Target> {
+        let target = |node: &NodeId| {
+            let duplicate =
+                Claims { operation: Operation::Duplicate, node: *node, ..claims.clone() };
+            Target { node: *node, token: self.mint(&duplicate) }
+        };
+        nodes.iter().map(target).collect()
+    }
+
+    fn addresses(&self) -> Addresses {
+        self.nodes.iter().map(|(node, known)| (*node, known.address.clone())).collect()
+    }
+}
+
+impl FakeMain {
+    pub fn start() -> FakeMain {
+        FakeMain::with(Books::new(), SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// A main server with these books, at this address.
+    pub fn with(books: Books, address: SocketAddr) -> FakeMain {
+        let listener = TcpListener::bind(address).unwrap();
+        let (told, hears) = unbounded();
+        let invite = books.invite;
+        let shared = Shared { books: Mutex::new(books), changed: Condvar::new(), told };
+        let shared = Arc::new(shared);
+        let limits = Limits { stop_grace: Duration::from_secs(1), ..Limits::default() };
+        let server =
+            Server::start(listener, limits, Arc::new(FakeService(shared.clone()))).unwrap();
+        FakeMain { address: server.address().into(), told: hears, invite, server, shared }
+    }
+
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        self.shared.books.lock().unwrap()
+    }
+
+    /// Lets heartbeats that are held back see what changed in the books.
+    pub fn announce(&self, change: impl FnOnce(&mut Books)) {
+        change(&mut self.books());
+        self.shared.changed.notify_all();
+    }
+
+    /// Stops; what is left are its books and where it was.
+    pub fn stop(mut self) -> (Books, SocketAddr) {
+        self.announce(|books| books.stopping = true);
+        self.server.stop();
+        let mut books = self.books().clone();
+        books.stopping = false;
+        (books, self.server.address())
+    }
+
+    /// Waits until it was told this.
+    pub fn await_told(&self, what: impl Fn(&Told) -> bool) -> Told {
+        loop {
+            let told = self.told.recv_timeout(DEADLINE).expect("it is told in time");
+            if what(&told) {
+                return told;
+            }
+        }
+    }
+
+    /// What it was told up to now and nobody waited for.
+    pub fn told_so_far(&self) -> Vec<Told> {
+        self.told.try_iter().collect()
+    }
+
+    pub fn token(&self, operation: Operation, node: NodeId, serial: u64, bytes: &[u8]) -> Token {
+        let id = ChunkId::of(HashAlgorithm::Blake3, bytes);
+        let books = self.books();
+        let claims = books.claims(operation, node, id, serial);
+        books.mint(&Claims { length: bytes.len() as u32, ..claims })
+    }
+
+    pub fn held(&self, node: NodeId) -> BTreeSet<Serial> {
+        let books = self.books();
+        books.copies.get(&node).map(|held| held.keys().copied().collect()).unwrap_or_default()
+    }
+}
+
+impl Drop for FakeMain {
+    fn drop(&mut self) {
+        self.announce(|books| books.stopping = true);
+    }
+}
+
+struct FakeService(Arc<Shared>);
+
+impl Service for FakeService {
+    fn serve(&self, connection: &mut ServerConnection) {
+        let mut node = None;
+        while connection.next_request().is_some() {
+            let request = ToMain::parse(connection.request_json());
+            let is_open = match request {
+                Ok(ToMain::Hello(hello)) => {
+                    let reply = self.hello(&hello);
+                    node = hello.node;
+                    connection.take_place(true);
+                    connection.reply(reply, &[])
+                }
+                Ok(ToMain::AddMe(request)) => {
+                    let reply = self.add_me(node, &request);
+                    if let Ok(reply) = &reply {
+                        node = Some(reply.node);
+                    }
+                    if std::mem::take(&mut self.0.books.lock().unwrap().lose_add_me_reply) {
+                        return;
+                    }
+                    connection.reply(reply, &[])
+                }
+                Ok(request) => match node {
+                    Some(node) => self.answer(connection, node, request),
+                    None => connection.reply::<()>(Err(denied()), &[]),
+                },
+                Err(error) => connection.reply::<()>(Err(error.into()), &[]),
+            };
+            if !is_open {
+                return;
+            }
+        }
+    }
+}
+
+fn denied() -> Fault {
+    Fault::new(FaultCode::Denied, "denied")
+}
+
+impl FakeService {
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.books.lock().unwrap()
+    }
+
+    fn tell(&self, told: Told) {
+        // The test may be over.
+        let _ = self.0.told.send(told);
+    }
+
+    fn hello(&self, hello: &Hello) -> Result<HelloReply, Fault> {
+        let books = self.books();
+        if let Some(node) = hello.node {
+            let is_known = books.nodes.get(&node).is_some_and(|n| Some(n.secret) == hello.secret);
+            if !is_known {
+                return Err(denied());
+            }
+        }
+        Ok(HelloReply {
+            version: hello.agree()?,
+            agent: "fake".to_string(),
+            cluster: Some(books.cluster),
+            node: None,
+            incarnation: Some(books.incarnation),
+            time: TIME,
+        })
+    }
+
+    fn add_me(&self, node: Option<NodeId>, request: &AddMe) -> Result<AddMeReply, Fault> {
+        let dialled =
+            Connection::open(&request.address, &Dialing::default(), &Hello::new(Role::Main))
+                .map_err(|e| Fault::new(FaultCode::Unreachable, e.to_string()))?;
+        assert_eq!(dialled.hello().incarnation, Some(request.incarnation));
+        let mut books = self.books();
+        let by_secret = books.nodes.iter().find(|(_, n)| n.secret == request.secret);
+        let number = match (node.or(by_secret.map(|(node, _)| *node)), request.invite) {
+            (Some(node), _) => node,
+            (None, Some(invite)) if invite == books.invite => NodeId(books.nodes.len() as u32 + 1),
+            (None, _) => return Err(denied()),
+        };
+        if let Some(known) = books.nodes.get(&number) {
+            let last = known.incarnation;
+            if last != request.incarnation && !request.previous.contains(&last) {
+                return Err(Fault::new(FaultCode::StaleDirectory, "stale"));
+            }
+        }
+        let (secret, incarnation) = (request.secret, request.incarnation);
+        let known = KnownNode { secret, incarnation, address: request.address.clone() };
+        books.nodes.insert(number, known);
+        self.tell(Told::AddMe { node: number });
+        Ok(AddMeReply {
+            cluster: books.cluster,
+            node: number,
+            incarnation: books.incarnation,
+            is_adopted: true,
+            time: TIME,
+            keys: vec![books.key_of(number, books.key)],
+            interval_ms: 60_000,
+        })
+    }
+
+    fn answer(&self, connection: &mut ServerConnection, node: NodeId, request: ToMain) -> bool {
+        match request {
+            ToMain::Heartbeat(request) => {
+                let reply = self.heartbeat(node, request);
+                connection.reply(Ok(reply), &[])
+            }
+            ToMain::Stored(request) => connection.reply(self.stored(node, request), &[]),
+            ToMain::Duplicated(request) => {
+                connection.reply(Ok(self.duplicated(node, request)), &[])
+            }
+            ToMain::Lost(Lost { serials }) => {
+                let serials = serials.into_vec();
+                for serial in &serials {
+                    self.books().copies.entry(node).or_default().remove(serial);
+                }
+                self.tell(Told::Lost { node, serials });
+                connection.reply(Ok(Done {}), &[])
+            }
+            ToMain::Inventory(request) => connection.reply(Ok(self.inventory(node, &request)), &[]),
+            ToMain::Holdings(request) => connection.reply(Ok(self.holdings(node, request)), &[]),
+            ToMain::Compared(_) => {
+                self.tell(Told::Compared { node });
+                connection.reply(Ok(Done {}), &[])
+            }
+            ToMain::DropMe(_) => {
+                self.tell(Told::DropMe { node });
+                connection.reply(Ok(Done {}), &[])
+            }
+            other => panic!("a node asked for {other:?}"),
+        }
+    }
+
+    fn heartbeat(&self, node: NodeId, request: Heartbeat) -> HeartbeatReply {
+        let orders = request.acknowledged.into_vec();
+        self.tell(Told::Received { node, bytes: request.received_bytes });
+        if let Some(key) = request.newest_key {
+            self.tell(Told::Key { node, key });
+        }
+        if request.failed.is_some() {
+            self.tell(Told::Failed { node });
+        }
+        let mut books = self.books();
+        books.orders.retain(|(to, order)| *to != node || !orders.contains(&order.order));
+        if !orders.is_empty() {
+            self.tell(Told::Acknowledged { node, orders });
+        }
+        let interval = Duration::from_secs(60);
+        let nothing = |books: &mut Books| {
+            let has_orders = books.orders.iter().any(|(to, _)| *to == node);
+            !has_orders && books.announce.is_empty() && !books.stopping
+        };
+        let waited = self.0.changed.wait_timeout_while(books, interval, nothing);
+        let mut books = waited.unwrap().0;
+        let announced = std::mem::take(&mut books.announce);
+        let own = books.orders.iter().filter(|(to, _)| *to == node);
+        HeartbeatReply {
+            incarnation: books.incarnation,
+            time: TIME,
+            // What was ordered comes again soon.
+            interval_ms: 100,
+            keys: announced.iter().map(|id| books.key_of(node, *id)).collect(),
+            orders: own.map(|(_, order)| order.clone()).collect(),
+            nodes: books.addresses(),
+        }
+    }
+
+    /// The proof holds for the node that shows it.
+    fn proven(books: &Books, node: NodeId, token: &Token) -> Claims {
+        let key = |id| Some(books.key_of(node, id).key);
+        token.check_proof(node, key).expect("a node shows tokens that are its own")
+    }
+
+    fn stored(&self, node: NodeId, request: Stored) -> Result<StoredReply, Fault> {
+        let mut books = self.books();
+        if let Some(fault) = books.stored_fault.clone() {
+            self.tell(Told::PutOff);
+            return Err(fault);
+        }
+        let mut chunks = Vec::new();
+        for token in request.tokens.iter() {
+            let claims = FakeService::proven(&books, node, token);
+            let fingerprint = crate::segments::fingerprint(&claims.id);
+            let copy = (claims.length, fingerprint);
+            books.copies.entry(node).or_default().insert(claims.serial, copy);
+            let nodes = match claims.operation {
+                Operation::Store => books.targets.get(&claims.id).cloned().unwrap_or_default(),
+                Operation::Duplicate => Vec::new(),
+                Operation::Fetch => panic!("a fetch stores nothing"),
+            };
+            let targets = books.targets(&claims, &nodes);
+            chunks.push(Outcome::Ok(Confirmed { targets }));
+            self.tell(Told::Stored { node, serial: claims.serial });
+        }
+        Ok(StoredReply { nodes: books.addresses(), chunks: chunks.into() })
+    }
+
+    fn duplicated(&self, node: NodeId, request: Duplicated) -> DuplicatedReply {
+        let mut books = self.books();
+        let mut chunks = Vec::new();
+        for DuplicatedChunk { token, done, failed } in request.chunks.into_vec() {
+            let claims = FakeService::proven(&books, node, &token);
+            let further = books.further.remove(&claims.id).unwrap_or_default();
+            let targets = books.targets(&claims, &further);
+            chunks.push(Outcome::Ok(Confirmed { targets }));
+            let failed = failed.into_iter().map(|failed| failed.node).collect();
+            self.tell(Told::Duplicated { node, done, failed });
+        }
+        DuplicatedReply { nodes: books.addresses(), chunks: chunks.into() }
+    }
+
+    fn inventory(&self, node: NodeId, request: &Inventory) -> InventoryReply {
+        let books = self.books();
+        let mut own: BTreeMap<u64, Vec<(Serial, u32, u32)>> = BTreeMap::new();
+        for (serial, (length, fingerprint)) in books.copies.get(&node).into_iter().flatten() {
+            own.entry(bucket_of(*serial)).or_default().push((*serial, *length, *fingerprint));
+        }
+        let digest_of = |bucket: &u64| own.get(bucket).map(|held| digest(held.iter().copied()));
+        let theirs: BTreeMap<u64, u64> =
+            request.buckets.iter().map(|bucket| (bucket.bucket, bucket.digest)).collect();
+        let all: BTreeSet<u64> = own.keys().chain(theirs.keys()).copied().collect();
+        let range = request.from..=request.to;
+        let differ = all.into_iter().filter(|bucket| {
+            range.contains(bucket) && digest_of(bucket) != theirs.get(bucket).copied()
+        });
+        InventoryReply { differ: differ.collect(), next: None }
+    }
+
+    fn holdings(&self, node: NodeId, request: Holdings) -> HoldingsReply {
+        let mut books = self.books();
+        let copies = books.copies.entry(node).or_default();
+        copies.retain(|serial, _| bucket_of(*serial) != request.bucket);
+        let held = request.held.iter().map(|h| (h.serial, (h.length, h.fingerprint)));
+        copies.extend(held);
+        HoldingsReply { found: 0, lost: 0, unknown: 0 }
+    }
+}

@@ -1,0 +1,11 @@
+//! What a node promises, over real sockets and real directories, against a main server of the
+//! tests' own that can be told how to behave.
+
+mod damage;
+mod duplicate;
+mod fake_main;
+mod fetch;
+mod life;
+mod start;
+mod store;
+mod talk;
