@@ -164,17 +164,22 @@ impl Token {
         Token(text)
     }
 
-    /// The claims, if the token was made with a key of `node` that `key_of` finds and has not
-    /// expired at `now`. The mac is checked, in constant time, before anything in the claims but
-    /// the key id is used. What the claims allow is still the caller's to compare.
+    /// The claims, if the token was made with a key of `node` that `key_of` finds, allows what is
+    /// asked, and has not expired at `now`. The mac is checked, in constant time, before anything in
+    /// the claims but the key id is used. `Expired` only when nothing but the time is wrong.
     pub fn check(
         &self,
         node: NodeId,
         key_of: impl Fn(KeyId) -> Option<Secret>,
+        allows: impl FnOnce(&Claims) -> bool,
         now: WallTime,
     ) -> Result<Claims, TokenError> {
         let claims = self.check_proof(node, key_of)?;
-        if now >= claims.expires { Err(TokenError::Expired) } else { Ok(claims) }
+        match (allows(&claims), now >= claims.expires) {
+            (false, _) => Err(TokenError::Denied),
+            (true, true) => Err(TokenError::Expired),
+            (true, false) => Ok(claims),
+        }
     }
 
     /// As `check`, whatever the time: what a token once allowed stays proof that it was allowed.
@@ -230,7 +235,7 @@ mod tests {
     }
 
     fn check(token: &Token, now: u64) -> Result<Claims, TokenError> {
-        token.check(NodeId(3), |id| (id == KeyId(7)).then(key), WallTime(now))
+        token.check(NodeId(3), |id| (id == KeyId(7)).then(key), |_| true, WallTime(now))
     }
 
     #[test]
@@ -268,12 +273,17 @@ mod tests {
     fn a_token_is_good_for_its_own_node_and_time_alone() {
         let token = claims().mint(&key());
         assert_eq!(check(&token, 1_000_000), Err(TokenError::Expired));
-        let elsewhere = token.check(NodeId(4), |_| Some(key()), WallTime(0));
+        let not_this = |claims: &Claims| claims.operation == Operation::Fetch;
+        for now in [0, 1_000_000] {
+            let verdict = token.check(NodeId(3), |_| Some(key()), not_this, WallTime(now));
+            assert_eq!(verdict, Err(TokenError::Denied), "whatever the time");
+        }
+        let elsewhere = token.check(NodeId(4), |_| Some(key()), |_| true, WallTime(0));
         assert_eq!(elsewhere, Err(TokenError::Denied));
-        let without_key = token.check(NodeId(3), |_| None, WallTime(0));
+        let without_key = token.check(NodeId(3), |_| None, |_| true, WallTime(0));
         assert_eq!(without_key, Err(TokenError::Expired));
         let other_key = node_key(&Secret::from_bytes([1; 32]), NodeId(4), KeyId(7));
-        let verdict = token.check(NodeId(3), |_| Some(other_key), WallTime(0));
+        let verdict = token.check(NodeId(3), |_| Some(other_key), |_| true, WallTime(0));
         assert_eq!(verdict, Err(TokenError::Denied));
     }
 }

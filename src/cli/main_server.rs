@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::logging::{self, Verbosity};
 use super::signals;
 use crate::clock::Clock;
-use crate::main_server::{self, Config, Directory, DirectoryError, MainServer};
+use crate::main_server::{self, CatalogError, Config, Directory, DirectoryError, MainServer};
 use crate::policy::placement::Placement;
 use crate::server::Limits;
 
@@ -177,12 +177,43 @@ fn cannot_listen(error: DirectoryError) -> Failure {
 }
 
 fn cannot_open(dir: &Path, error: &DirectoryError) -> Failure {
-    Failure::because(Exit::Failed, format!("cannot use the directory {}", dir.display()), error)
+    let (exit, hint) = match error {
+        DirectoryError::Catalog(error) => of_catalog(error, dir),
+        _ => (Exit::Failed, None),
+    };
+    let what = format!("cannot use the directory {}", dir.display());
+    Failure { hint, ..Failure::because(exit, what, error) }
+}
+
+/// The exit code for an error of the catalog, and what to type next.
+fn of_catalog(error: &CatalogError, dir: &Path) -> (Exit, Option<String>) {
+    let dir = dir.display();
+    match error {
+        CatalogError::Missing(_) => {
+            (Exit::NotFound, Some(format!("{PROGRAM} --dir {dir} makes one at its first start")))
+        }
+        CatalogError::Locked(_) => {
+            (Exit::Unavailable, Some("stop the main server that runs on it first".to_string()))
+        }
+        CatalogError::Damaged(_) => (Exit::Damaged, Some(format!("try {PROGRAM} check {dir}"))),
+        CatalogError::Format { .. } => {
+            (Exit::Failed, Some("use the version of p2pdfs that wrote it".to_string()))
+        }
+        CatalogError::AlreadyThere(_)
+        | CatalogError::Refused(_)
+        | CatalogError::Failed(_)
+        | CatalogError::Engine { .. }
+        | CatalogError::Io { .. } => (Exit::Failed, None),
+    }
 }
 
 fn check(dir: &Path, json: bool) -> Result<Exit, Failure> {
     let report = main_server::check(dir).map_err(|error| {
-        Failure::because(Exit::Failed, format!("cannot check {}", dir.display()), &error)
+        let (exit, hint) = of_catalog(&error, dir);
+        Failure {
+            hint,
+            ..Failure::because(exit, format!("cannot check {}", dir.display()), &error)
+        }
     })?;
     let mut out = io::stdout().lock();
     let written = if json {

@@ -181,11 +181,6 @@ impl Started {
         }
     }
 
-    /// A handle that outlives this one.
-    pub fn running(&self) -> Option<Running> {
-        self.record.find()
-    }
-
     /// Waits for its end and returns how it ended.
     pub fn wait(mut self) -> io::Result<std::process::ExitStatus> {
         self.child.wait()

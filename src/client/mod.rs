@@ -96,7 +96,7 @@ impl Client {
             insecure_plaintext: settings.insecure_plaintext,
         };
         let to_main = Connections::new(dialing(Duration::from_secs(30)), settings.key);
-        let to_nodes = Connections::new(dialing(Duration::from_secs(45)), settings.key);
+        let to_nodes = Connections::new(dialing(read_chunk::FIRST_BYTE), settings.key);
         let workers = Workers::new(settings.threads);
         Client(Arc::new(Inner {
             settings,

@@ -13,7 +13,7 @@ use crate::wire::{Fault, FaultCode};
 use super::Inner;
 
 /// How long a node may take before the first byte of a chunk; there are other copies to ask.
-const FIRST_BYTE: Duration = Duration::from_secs(15);
+pub(super) const FIRST_BYTE: Duration = Duration::from_secs(10);
 
 /// A chunk wanted from a node.
 pub(super) struct Wanted {

@@ -8,6 +8,9 @@ use super::{Client, ClientError};
 use crate::remote_path::{PathError, RemotePath};
 use crate::wire::to_main::FileFacts;
 
+const NOT_UNICODE: ClientError =
+    ClientError::Unsuitable("its name is not UTF-8, as names in the store are");
+
 /// Something that stands in a local tree.
 #[derive(Debug)]
 pub struct LocalEntry {
@@ -81,17 +84,12 @@ fn look_at(path: &Path, name: &OsString, to: &RemotePath) -> Result<Found, Clien
     if !kind.is_dir() && !kind.is_file() {
         return Ok(Found::Entry(LocalKind::Skipped("it is neither a file nor a directory")));
     }
-    let text = name.to_str().ok_or_else(|| not_unicode(name))?;
+    let text = name.to_str().ok_or(NOT_UNICODE)?;
     let to = to.join(text)?;
     if kind.is_dir() {
         return Ok(Found::Directory(to));
     }
     Ok(Found::Entry(LocalKind::File { to, bytes: facts.len() }))
-}
-
-/// A local name that is not UTF-8 fails as the text that it would be at best.
-pub fn not_unicode(_name: &std::ffi::OsStr) -> ClientError {
-    ClientError::Unsuitable("its name is not UTF-8, as names in the store are")
 }
 
 fn cannot_read(path: &Path, source: io::Error) -> ClientError {
@@ -176,7 +174,7 @@ pub fn make_local_directory(path: &Path) -> Result<(), ClientError> {
 /// A local file's name as a name in the store.
 pub fn stored_name(path: &Path) -> Result<String, ClientError> {
     let name = path.file_name().ok_or(PathError::BadComponent(path.display().to_string()))?;
-    let text = name.to_str().ok_or_else(|| not_unicode(name))?;
+    let text = name.to_str().ok_or(NOT_UNICODE)?;
     crate::remote_path::check_name(text)?;
     Ok(text.to_string())
 }

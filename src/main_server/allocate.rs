@@ -53,8 +53,7 @@ impl Main {
         });
         let outcomes: Vec<Result<Allocated, Fault>> = outcomes.collect();
         self.placed(&allocation.placer);
-        let mut chunks = without_repeated_nodes(outcomes)?;
-        chunks.shrink_to_fit();
+        let chunks = without_repeated_nodes(outcomes)?;
         Ok(AllocateReply { nodes: allocation.addresses, chunks: chunks.into(), lease_until })
     }
 }
@@ -147,19 +146,17 @@ impl<'a> Allocation<'a> {
     fn no_place(&self, wish: &Wish<'_>, needed: usize) -> Fault {
         let size = ByteSize(u64::from(wish.length));
         let explained = self.placer.explain(wish);
-        let count = explained.iter().filter(|node| node.unfit.is_none()).count();
-        let (verb, nodes) = if count == 1 { ("has", "node") } else { ("have", "nodes") };
         let copies = if needed == 1 { "1 copy is" } else { "2 copies are" };
-        let alive = self.placer.fit_nodes();
+        let (alive, with_room) =
+            (self.placer.fit_nodes(), explained.iter().filter(|node| node.unfit.is_none()).count());
         let (code, why) = if explained.is_empty() {
             (FaultCode::TooFewNodes, "no node has joined this cluster yet".to_string())
         } else if alive < needed {
-            let alive = if alive == 0 { "no".to_string() } else { format!("only {alive}") };
-            let nodes = if alive == "only 1" { "node is" } else { "nodes are" };
-            (FaultCode::TooFewNodes, format!("{alive} {nodes} there to take it"))
+            let nodes = if alive == 0 { "no node is" } else { "only 1 node is" };
+            (FaultCode::TooFewNodes, format!("{nodes} there to take it"))
         } else {
-            let count = if count == 0 { "no".to_string() } else { format!("only {count}") };
-            (FaultCode::NoSpace, format!("{count} {nodes} {verb} {size} free"))
+            let nodes = if with_room == 0 { "no node has" } else { "only 1 node has" };
+            (FaultCode::NoSpace, format!("{nodes} {size} free"))
         };
         no_place(code, format!("it counts as stored once {copies} safe, but {why}"), explained)
     }

@@ -123,14 +123,14 @@ impl Copier {
 
 impl Main {
     /// An order was acknowledged or taken back: its chunk is judged anew.
-    pub(super) fn close_order(&self, given: Given) {
+    pub(super) fn close_order(&self, given: Given, now: Moment) {
         let Purpose::Copy { mut task, targets } = given.purpose else { return };
         let mut under_way = self.under_way();
         targets.iter().for_each(|&target| under_way.end(task.serial, target));
         drop(under_way);
         let pause = FIRST_PAUSE.saturating_mul(1 << task.attempts.min(16)).min(LONGEST_PAUSE);
         task.attempts += 1;
-        task.not_before = self.clock.now() + pause;
+        task.not_before = now + pause;
         let mut work = self.copier.lock();
         let blocked = std::mem::take(&mut work.blocked);
         work.ready.push_back(task);

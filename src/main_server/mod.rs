@@ -35,10 +35,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
 pub use directory::{Directory, DirectoryError, bind, check};
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::ids::{ClusterId, Incarnation, Secret};
 use crate::policy::placement::{Placement, Placer};
@@ -140,8 +141,10 @@ impl MainServer {
 
     /// Stops in order: requests that have arrived are answered, heartbeats that are held back too.
     pub fn stop(&mut self) {
+        // First, since it would take the connections that end now for nodes that fall silent.
+        let was_running = self.upkeep.take().is_some();
         self.server.stop();
-        if self.upkeep.take().is_some() {
+        if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
         }
     }

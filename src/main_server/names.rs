@@ -2,8 +2,8 @@
 
 use super::Main;
 use super::fault::{bound_named_chunks, check_copies, invalid, path};
-use crate::catalog::{AccountRecord, Committed, Condition, MAX_PARTS, Manifest, NewFile};
-use crate::ids::Version;
+use crate::catalog::{AccountRecord, Committed, Condition, MAX_PARTS, Manifest, NewFile, Refusal};
+use crate::ids::{ChunkId, Version};
 use crate::wire::to_main::*;
 use crate::wire::{Fault, MAX_PART_CHUNKS, Outcome};
 
@@ -41,6 +41,7 @@ impl Main {
                 .commit_files(account.id, request_id, now, &live, &good)
                 .map_err(|error| self.fault(error))?,
         };
+        self.copy_what_commits_lack(account, &committed)?;
         let mut committed = committed.into_iter();
         let outcome = |file: Result<NewFile, Fault>| {
             file?;
@@ -51,6 +52,28 @@ impl Main {
         let mut outcomes: Vec<Outcome<CommittedFile>> = outcomes.collect();
         bound_named_chunks(&mut outcomes);
         Ok(CommitReply { files: outcomes.into() })
+    }
+
+    /// Chunks of which there are copies, but too few for a commit, get the missing ones: a client
+    /// that reads a pipe cannot send them again, and can only repeat its commit.
+    fn copy_what_commits_lack(
+        &self,
+        account: &AccountRecord,
+        outcomes: &[Result<Committed, Refusal>],
+    ) -> Result<(), Fault> {
+        let lacking = outcomes.iter().filter_map(|outcome| match outcome {
+            Err(Refusal::NotStored { chunks }) => Some(chunks),
+            _ => None,
+        });
+        let lacking: Vec<ChunkId> = lacking.flatten().copied().collect();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        let records = self.catalog.locate(account.id, &lacking).map_err(|e| self.fault(e))?;
+        let with_copies = records.iter().flatten().filter(|record| !record.copies.is_empty());
+        self.copier.add(with_copies.map(|record| record.serial));
+        self.wake_upkeep();
+        Ok(())
     }
 
     fn accepted(&self, file: Committed) -> CommittedFile {

@@ -67,8 +67,10 @@ impl Drop for Session<'_> {
 
 impl Session<'_> {
     fn run(&mut self) {
-        while self.connection.next_request().is_some() {
+        while let Some(head) = self.connection.next_request() {
             self.since = Instant::now();
+            let (json_bytes, payload_bytes) = (head.json_bytes, head.payload_bytes);
+            log::trace!("recv json_bytes={json_bytes} payload_bytes={payload_bytes}");
             let parsed = ToMain::parse(self.connection.request_json());
             self.connection.shrink();
             let goes_on = match parsed {

@@ -101,7 +101,7 @@ impl Main {
         }
         let (overdue, next_overdue) = self.nodes.take_back_orders(now);
         for given in overdue {
-            self.close_order(given);
+            self.close_order(given, now);
         }
         let next_copy = self.copy_what_is_missing();
         [next_change, next_overdue, next_copy].into_iter().flatten().min()

@@ -88,11 +88,9 @@ fn admit_all(
 /// What the token says, and how many bytes are wanted.
 fn admit(shared: &Shared, member: &Member, chunk: &FetchChunk) -> Result<(Claims, u32), Fault> {
     let node = member.membership.node;
-    let checked = shared.keys.check(&chunk.token, node, shared.time.now());
+    let allows = |claims: &Claims| claims.operation == Operation::Fetch;
+    let checked = shared.keys.check(&chunk.token, node, allows, shared.time.now());
     let claims = checked.map_err(fault::of_token)?;
-    if claims.operation != Operation::Fetch {
-        return Err(fault::denied());
-    }
     let held = member.store.length(claims.serial, &claims.id).map_err(|e| member.fault(&e))?;
     let rest = held.checked_sub(chunk.offset);
     match rest.and_then(|rest| chunk.length.unwrap_or(rest).le(&rest).then_some(rest)) {

@@ -87,9 +87,15 @@ impl Keys {
         self.lock().iter().filter(|held| held.superseded.is_none()).map(|held| held.id).max()
     }
 
-    /// What the token allows on `node` at `now`.
-    pub fn check(&self, token: &Token, node: NodeId, now: WallTime) -> Result<Claims, TokenError> {
-        token.check(node, |id| self.find(id, now), now)
+    /// What the token says, if it allows what is asked on `node` at `now`.
+    pub fn check(
+        &self,
+        token: &Token,
+        node: NodeId,
+        allows: impl FnOnce(&Claims) -> bool,
+        now: WallTime,
+    ) -> Result<Claims, TokenError> {
+        token.check(node, |id| self.find(id, now), allows, now)
     }
 
     /// What the token allowed when it was made, for orders: these come from the main server itself.
@@ -176,7 +182,8 @@ mod tests {
         keys.announce(&[key(2)], WallTime(1000)).unwrap();
         assert_eq!(keys.newest(), Some(KeyId(2)));
         let end = WallTime(1000) + KEPT_AFTER;
-        let check = |keys: &Keys, id, now| keys.check(&token(&key(id)), NodeId(1), now).is_ok();
+        let check =
+            |keys: &Keys, id, now| keys.check(&token(&key(id)), NodeId(1), |_| true, now).is_ok();
         assert!(check(&keys, 1, end - Duration::from_millis(1)));
         assert!(!check(&keys, 1, end));
         assert!(check(&keys, 2, end + KEPT_AFTER));

@@ -21,7 +21,7 @@ use crate::remote_path::RemotePath;
 /// Store files
 ///
 /// DEST is the name that SRC gets, or a directory to put it into: one that exists, or any name that
-/// ends in a slash. A put that was cut off and is run again sends only what is missing.
+/// ends in a slash. Directories above it are made. A put that was cut off and is run again sends only what is missing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -69,7 +69,7 @@ pub fn put(context: &Context, args: PutArgs) -> Result<Exit, Failure> {
         copies: args.copies.or(context.copies).unwrap_or(DEFAULT_COPIES),
         hash: args.hash,
         if_version: if_version.map(Version),
-        parents: args.recursive,
+        parents: true,
     };
     let what = match args.sources.as_slice() {
         [one] => format!("cannot store {}", shown(one)),

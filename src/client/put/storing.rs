@@ -20,6 +20,8 @@ use crate::wire::{Fault, FaultCode, MAX_ITEMS, Outcome};
 const STORE_BYTES: usize = 4 << 20;
 /// How long a node may take to make chunks durable and to duplicate them.
 const ANSWER: Duration = Duration::from_secs(45);
+/// How long to wait for room on full nodes: about two heartbeats, which tell of it.
+const BRIEF: Duration = Duration::from_secs(10);
 /// Tries for a chunk whose fault does not get better with time.
 const TRIES: u32 = 3;
 
@@ -178,15 +180,22 @@ impl Put<'_> {
             }
             Verdict::Few if tries > TRIES => return Err(error),
             Verdict::Few => {}
-            Verdict::Patient { worth_waiting } => {
-                if self.is_hopeless(worth_waiting) {
-                    return Err(error);
-                }
+            Verdict::Patient { worth_waiting } if self.is_hopeless(worth_waiting) => {
+                return Err(error);
+            }
+            Verdict::Brief if self.last_progress.elapsed() >= self.brief_patience() => {
+                return Err(error);
+            }
+            Verdict::Patient { .. } | Verdict::Brief => {
                 self.observer.waiting(&with_sources(&error));
             }
         }
         self.delay(chunks, tries);
         Ok(())
+    }
+
+    fn brief_patience(&self) -> Duration {
+        BRIEF.min(self.inner.settings.patience.established)
     }
 
     fn delay(&mut self, chunks: Vec<PieceRef>, tries: u32) {
@@ -214,6 +223,8 @@ enum Verdict {
     Few,
     /// It can get better by itself, and with `worth_waiting` is likely to.
     Patient { worth_waiting: bool },
+    /// It can get better, but not by itself: only what the main server knows may be a moment old.
+    Brief,
 }
 
 fn verdict(error: &ClientError) -> Verdict {
@@ -223,6 +234,7 @@ fn verdict(error: &ClientError) -> Verdict {
     };
     match fault.code {
         FaultCode::HashUnsafe => Verdict::FailFiles,
+        FaultCode::NoSpace if !is_passing(fault) => Verdict::Brief,
         FaultCode::NoSpace | FaultCode::TooFewNodes => {
             Verdict::Patient { worth_waiting: is_passing(fault) }
         }

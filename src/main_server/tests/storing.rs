@@ -142,7 +142,7 @@ fn full_nodes_are_said_to_be_full_and_what_is_promised_counts() {
 
     let full = fault(desk.allocate(1, &[id(3)]));
     assert_eq!(full.code, FaultCode::NoSpace);
-    assert!(full.message.contains("no nodes have 5 B free"), "{}", full.message);
+    assert!(full.message.contains("no node has 5 B free"), "{}", full.message);
     assert_eq!((full.nodes[0].why.as_str(), full.nodes.len()), ("full", 1));
     // Once the token is void, nobody can come with the bytes any more.
     desk.clock.advance(Duration::from_secs(17 * 60));

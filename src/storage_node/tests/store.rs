@@ -217,7 +217,11 @@ fn a_bad_chunk_in_a_message_costs_only_itself() {
         let claims = books.claims(Operation::Store, number, wrong, 13);
         books.mint(&Claims { length: parts[3].len() as u32, ..claims })
     };
-    chunks[5].2 = token(&main, number, |claims| claims.expires = TIME);
+    chunks[5].2 = {
+        let books = main.books();
+        let claims = books.claims(Operation::Store, number, chunks[5].0, 15);
+        books.mint(&Claims { length: parts[5].len() as u32, expires: TIME, ..claims })
+    };
     let stored = store_all(&mut node.connect(), &chunks).unwrap();
     let codes: Vec<_> = stored.iter().map(|one| one.as_ref().err().map(|f| f.code)).collect();
     let (denied, mismatch) = (Some(FaultCode::Denied), Some(FaultCode::HashMismatch));

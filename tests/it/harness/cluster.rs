@@ -1,0 +1,354 @@
+//! A cluster of real processes on ephemeral ports and in a temporary directory.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use p2pdfs::ids::{Address, Secret};
+use p2pdfs::wire::connection::Dialing;
+use p2pdfs::wire::to_main::{Invite, Status, StatusReply};
+use p2pdfs::wire::{CallError, Connection, Hello, Role};
+use tempfile::TempDir;
+
+use super::cli::{Cli, clean_command};
+use super::process::Process;
+use super::random::Random;
+use super::wait::until;
+
+/// How a cluster is set up.
+#[derive(Clone)]
+pub struct Setup {
+    nodes: usize,
+    space: String,
+    /// Where the directories of the roles are; in the cluster's own when not given.
+    main_dir: Option<PathBuf>,
+    node_dirs: Option<PathBuf>,
+    env: Vec<(String, PathBuf)>,
+}
+
+impl Setup {
+    /// A main server and `nodes` nodes of 1 GiB.
+    pub fn new(nodes: usize) -> Setup {
+        Setup { nodes, space: "1G".to_string(), main_dir: None, node_dirs: None, env: Vec::new() }
+    }
+
+    /// What each node offers.
+    pub fn space(mut self, space: &str) -> Setup {
+        self.space = space.to_string();
+        self
+    }
+
+    /// The main server's directory stands in this one.
+    pub fn main_in(mut self, directory: &Path) -> Setup {
+        self.main_dir = Some(directory.to_path_buf());
+        self
+    }
+
+    /// The nodes' directories stand in this one.
+    pub fn nodes_in(mut self, directory: &Path) -> Setup {
+        self.node_dirs = Some(directory.to_path_buf());
+        self
+    }
+
+    /// An environment variable of every server.
+    pub fn env(mut self, name: &str, value: impl Into<PathBuf>) -> Setup {
+        self.env.push((name.to_string(), value.into()));
+        self
+    }
+
+    /// Starts it; returns when all nodes are alive.
+    pub fn start(self) -> TestCluster {
+        let nodes = self.nodes;
+        let mut cluster = TestCluster::prepare(self);
+        cluster.start_main();
+        for _ in 0..nodes {
+            cluster.add_node();
+        }
+        cluster.wait_alive(nodes);
+        cluster
+    }
+}
+
+/// A cluster that ends with the test.
+pub struct TestCluster {
+    directory: TempDir,
+    setup: Setup,
+    address: Address,
+    main: Option<Process>,
+    nodes: Vec<TestNode>,
+    /// What earlier processes said, for a test that fails.
+    earlier: Vec<String>,
+    /// Of each server that is started from now on.
+    open_files: Option<u32>,
+}
+
+/// One node of a cluster; numbered from 0 here, and from 1 by the main server.
+struct TestNode {
+    dir: PathBuf,
+    process: Option<Process>,
+    address: Option<Address>,
+}
+
+impl TestCluster {
+    /// A main server and `nodes` nodes, all alive.
+    pub fn start(nodes: usize) -> TestCluster {
+        Setup::new(nodes).start()
+    }
+
+    /// Directories and an address; nothing runs yet.
+    pub fn prepare(setup: Setup) -> TestCluster {
+        let directory = TempDir::with_prefix("p2pdfs-test-").expect("a temporary directory");
+        std::fs::create_dir(directory.path().join("home")).expect("a home directory");
+        TestCluster {
+            directory,
+            setup,
+            address: free_address(),
+            main: None,
+            nodes: Vec::new(),
+            earlier: Vec::new(),
+            open_files: None,
+        }
+    }
+
+    /// A directory for the test's own files.
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// The home directory of everything that runs.
+    pub fn home(&self) -> PathBuf {
+        self.path().join("home")
+    }
+
+    /// The main server's directory.
+    pub fn main_dir(&self) -> PathBuf {
+        self.setup.main_dir.as_deref().unwrap_or(self.path()).join("main")
+    }
+
+    /// A node's directory.
+    pub fn node_dir(&self, index: usize) -> &Path {
+        &self.nodes[index].dir
+    }
+
+    /// How many nodes were added, running or not.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Where the main server listens, running or not.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// The client with this cluster's settings.
+    pub fn cli(&self) -> Cli {
+        // A copy: the main server's disk may be the one that fails.
+        let copy = self.path().join("client.toml");
+        if !copy.exists() {
+            let original = self.main_dir().join("client.toml");
+            std::fs::copy(&original, &copy).unwrap_or_else(|e| panic!("{original:?}: {e}"));
+        }
+        Cli::new(&self.home(), Some(&copy))
+    }
+
+    /// Gives the servers that are started from now on no more than so many open files.
+    pub fn limit_open_files(&mut self, count: u32) {
+        self.open_files = Some(count);
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = match self.open_files {
+            None => clean_command(program, &self.home()),
+            Some(count) => {
+                let mut command = clean_command("sh", &self.home());
+                let script = format!("ulimit -n {count}; exec \"$0\" \"$@\"");
+                command.args(["-c", &script, program]);
+                command
+            }
+        };
+        command.envs(self.setup.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// The command that runs the main server, at this address.
+    pub fn main_command(&self, address: &str) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-main"));
+        command.arg("--dir").arg(self.main_dir()).args(["--listen", address]);
+        command.args(["--heartbeat-ms", "500", "-v"]);
+        command
+    }
+
+    /// The command that runs a node which has joined before.
+    pub fn node_command(&self, dir: &Path) -> Command {
+        let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-node"));
+        command.arg("--dir").arg(dir).arg("-v");
+        command
+    }
+
+    /// Starts the main server, at the same address each time.
+    pub fn start_main(&mut self) {
+        self.try_start_main().unwrap_or_else(|said| panic!("the main server ended:\n{said}"));
+    }
+
+    /// The same; the error is what a main server that refuses to start said.
+    pub fn try_start_main(&mut self) -> Result<(), String> {
+        self.earlier.extend(self.main.take().map(|ended| ended.log()));
+        let process = Process::start("p2pdfs-main", &mut self.main_command(self.address.as_str()));
+        process.line_after("p2pdfs-main ready ")?;
+        self.main = Some(process);
+        Ok(())
+    }
+
+    /// Joins one more node and returns its index.
+    pub fn add_node(&mut self) -> usize {
+        self.add_node_with(&[])
+    }
+
+    /// Joins one more node, with more flags.
+    pub fn add_node_with(&mut self, args: &[&str]) -> usize {
+        let index = self.nodes.len();
+        let dir = self.setup.node_dirs.as_deref().unwrap_or(self.path());
+        let dir = dir.join(format!("node-{}", index + 1));
+        let mut command = self.node_command(&dir);
+        command.args(["--main", self.address.as_str(), "--space", &self.setup.space]);
+        command.args(args).env("P2PDFS_NODE_INVITE", self.invite());
+        self.nodes.push(TestNode { dir, process: None, address: None });
+        self.run_node(index, &mut command).unwrap_or_else(|said| panic!("no node:\n{said}"));
+        index
+    }
+
+    /// Starts a node that was stopped or killed.
+    pub fn start_node(&mut self, index: usize) {
+        self.try_start_node(index).unwrap_or_else(|said| panic!("the node ended:\n{said}"));
+    }
+
+    /// The same; the error is what a node that refuses to start said.
+    pub fn try_start_node(&mut self, index: usize) -> Result<(), String> {
+        let mut command = self.node_command(&self.nodes[index].dir);
+        self.run_node(index, &mut command)
+    }
+
+    fn run_node(&mut self, index: usize, command: &mut Command) -> Result<(), String> {
+        self.earlier.extend(self.nodes[index].process.take().map(|ended| ended.log()));
+        let process = Process::start(&format!("p2pdfs-node {}", index + 1), command);
+        let ready = process.line_after("p2pdfs-node ready ")?;
+        let address = ready.split_whitespace().last().and_then(|word| word.parse().ok());
+        assert!(address.is_some(), "a ready line without an address: {ready:?}");
+        self.nodes[index].address = address;
+        self.nodes[index].process = Some(process);
+        Ok(())
+    }
+
+    /// The main server's process.
+    pub fn main(&mut self) -> &mut Process {
+        self.main.as_mut().expect("the main server was started")
+    }
+
+    /// A node's process.
+    pub fn node(&mut self, index: usize) -> &mut Process {
+        self.nodes[index].process.as_mut().expect("the node was started")
+    }
+
+    /// Where a node listens.
+    pub fn node_address(&self, index: usize) -> Address {
+        self.nodes[index].address.clone().expect("the node was started")
+    }
+
+    /// Secret and address of the account that the main server made at its first start.
+    fn settings(&self) -> toml::Table {
+        let path = self.main_dir().join("client.toml");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}"));
+        text.parse().expect("client.toml is TOML")
+    }
+
+    /// The account's key.
+    pub fn key(&self) -> Secret {
+        let settings = self.settings();
+        settings["key"].as_str().expect("a key").parse().expect("the key is a secret")
+    }
+
+    /// A connection to the main server under the account's key.
+    pub fn connect(&self) -> Result<Connection, CallError> {
+        let hello = Hello { key: Some(self.key()), ..Hello::new(Role::Client) };
+        Connection::open(&self.address, &Dialing::default(), &hello)
+    }
+
+    /// A connection to a node.
+    pub fn connect_to_node(&self, index: usize) -> Result<Connection, CallError> {
+        let hello = Hello::new(Role::Client);
+        Connection::open(&self.node_address(index), &Dialing::default(), &hello)
+    }
+
+    /// A new invite for one node.
+    pub fn invite(&self) -> String {
+        let mut connection = self.connect().expect("the main server runs");
+        let reply = connection.call(&Invite { uses: None, valid_s: None }).expect("an invite");
+        String::from(reply.invite)
+    }
+
+    /// The cluster's state as the main server sees it.
+    pub fn status(&self) -> StatusReply {
+        let mut connection = self.connect().expect("the main server runs");
+        connection.call(&Status::default()).expect("a status")
+    }
+
+    /// Waits until `holds` is true of the state.
+    pub fn wait_status(&self, what: &str, holds: impl Fn(&StatusReply) -> bool) -> StatusReply {
+        until(what, || {
+            let status = self.connect().and_then(|mut c| c.call(&Status::default())).ok()?;
+            holds(&status).then_some(status)
+        })
+    }
+
+    /// Waits until exactly `count` nodes are alive.
+    pub fn wait_alive(&self, count: usize) {
+        let alive = |s: &StatusReply| s.nodes.iter().filter(|n| n.state == "alive").count();
+        self.wait_status(&format!("{count} nodes are alive"), |s| alive(s) == count);
+    }
+
+    /// Stops everything that runs, in order, and expects orderly ends.
+    pub fn stop(&mut self) {
+        for index in 0..self.nodes.len() {
+            self.stop_node(index);
+        }
+        if let Some(mut main) = self.main.take() {
+            let status = main.stop();
+            assert!(status.success(), "the main server ended with {status}:\n{}", main.said());
+        }
+    }
+
+    /// Stops a node in order, if it runs.
+    pub fn stop_node(&mut self, index: usize) {
+        if let Some(mut node) = self.nodes[index].process.take() {
+            let status = node.stop();
+            assert!(status.success(), "the node ended with {status}:\n{}", node.said());
+        }
+    }
+}
+
+impl Drop for TestCluster {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        self.earlier.iter().for_each(|log| eprintln!("{log}"));
+        let running = self.main.iter().chain(self.nodes.iter().filter_map(|n| n.process.as_ref()));
+        running.for_each(|process| eprintln!("{}", process.log()));
+    }
+}
+
+/// An address that nobody listens on. Its port is below those that the kernel gives to outgoing
+/// connections: a main server that comes back finds it free, and nobody who dials it meanwhile
+/// connects to himself.
+fn free_address() -> Address {
+    let mut random = Random::new(u64::from_le_bytes({
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        bytes
+    }));
+    loop {
+        let port = 15_000 + random.below(15_000) as u16;
+        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            return listener.local_addr().expect("it is bound").into();
+        }
+    }
+}
