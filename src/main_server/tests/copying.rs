@@ -12,7 +12,10 @@ fn under_copied(desk: &Desk) -> [FakeNode; 2] {
 }
 
 /// The order to copy that one of the nodes has, and which one that is.
-fn copy_order<'a>(nodes: &'a mut [FakeNode], desk: &Desk) -> (&'a mut FakeNode, Order, Target) {
+pub(super) fn copy_order<'a>(
+    nodes: &'a mut [FakeNode],
+    desk: &Desk,
+) -> (&'a mut FakeNode, Order, Target) {
     let holder = |desk: &Desk| {
         let table = desk.server.main.nodes.lock();
         table.nodes.values().find(|node| !node.orders.is_empty()).map(|node| node.id)
