@@ -72,12 +72,12 @@ impl Reason {
     /// The words for a number, those of later versions included.
     pub fn text(code: u8) -> &'static str {
         match Reason::ALL.into_iter().find(|reason| reason.code() == code) {
-            Some(Reason::Found) => "the node had it when its inventory was compared",
-            Some(Reason::Emptier) => "the emptier of two nodes drawn by the space they offer",
-            Some(Reason::OtherZone) => "the emptier of two nodes drawn in other zones",
-            Some(Reason::Only) => "the only node that could take it",
-            Some(Reason::Turn) => "it was the node's turn",
-            Some(Reason::Holder) => "the node held a copy already",
+            Some(Reason::Found) => "had it when it came back",
+            Some(Reason::Emptier) => "emptier of two drawn",
+            Some(Reason::OtherZone) => "emptier of two drawn in other zones",
+            Some(Reason::Only) => "only one that could take it",
+            Some(Reason::Turn) => "its turn",
+            Some(Reason::Holder) => "held a copy already",
             None => "a reason that this version does not know",
         }
     }
