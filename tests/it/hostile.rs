@@ -166,8 +166,12 @@ fn a_server_out_of_file_descriptors_goes_on_when_some_are_free_again() {
     cluster.start_main();
     cluster.start_node(0);
     cluster.wait_alive(1);
-    for (address, _) in both_servers(&mut cluster) {
-        let crowd: Vec<Bare> = (0..300).map(|_| Bare::dial(&address)).collect();
+    for (address, process) in both_servers(&mut cluster) {
+        // More than the server can accept, and no more than its queue takes besides.
+        let crowd: Vec<Bare> = (0..180).map(|_| Bare::dial(&address)).collect();
+        let is_main = cluster.main().id() == process;
+        let server = if is_main { cluster.main() } else { cluster.node(0) };
+        server.wait_for("cannot be accepted");
         drop(crowd);
         // Those that were never accepted are accepted, found closed, and over.
         until("the server answers again", || {

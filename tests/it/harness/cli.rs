@@ -122,7 +122,8 @@ pub fn run(command: &mut Command, input: &[u8]) -> Run {
     if out.is_err() || err.is_err() {
         let _ = child.kill();
         let _ = child.wait();
-        panic!("{command:?} did not end within {DEADLINE:?}");
+        let (program, args) = (command.get_program(), command.get_args());
+        panic!("{program:?} did not end within {DEADLINE:?}: {:?}", args.collect::<Vec<_>>());
     }
     let status = child.wait().expect("it is our child");
     writer.join().expect("the writer does not panic");

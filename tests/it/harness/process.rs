@@ -80,6 +80,13 @@ impl Process {
         }
     }
 
+    /// Waits until some line holds `text`.
+    pub fn wait_for(&self, text: &str) {
+        let has = |lines: &[String]| lines.iter().any(|line| line.contains(text)).then_some(());
+        let heard = self.output.wait(has);
+        assert_eq!(heard, Ok(Some(())), "{} never said {text:?}:\n{}", self.name, self.said());
+    }
+
     /// All that it said.
     pub fn said(&self) -> String {
         self.output.lock().lines.join("\n")
