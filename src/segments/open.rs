@@ -339,6 +339,12 @@ impl<'a> Opening<'a> {
     ) -> Result<(Vec<Listed>, u64), StoreError> {
         self.report.scanned += 1;
         let failed = |doing| StoreError::io(doing, &segment.path);
+        // After a sync that failed, the kernel takes the pages for clean and still shows them: what
+        // the disk never took would be read as good. So the disk itself is read.
+        // (A. Rebello et al., Can Applications Recover from fsync Failures?, USENIX ATC 2020.)
+        durable::sync_file(&segment.file, SyncPoint::SegmentData).map_err(failed("sync"))?;
+        rustix::fs::fadvise(&segment.file, 0, None, rustix::fs::Advice::DontNeed)
+            .map_err(|errno| failed("drop the cached pages of")(errno.into()))?;
         let found = scan::scan(&segment.file, segment.number, &segment.nonce, size);
         let Scan { listed, damaged, gaps, tail, end } = found.map_err(failed("read"))?;
         self.report.damaged.extend(damaged);
