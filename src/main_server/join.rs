@@ -11,14 +11,12 @@ use crate::ids::NodeId;
 use crate::wire::connection::Dialing;
 use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe};
 use crate::wire::to_main::Done;
-use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, Message, Role};
+use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, MAX_PREVIOUS, Message, Role};
 
 /// The most bytes of a zone's name.
 const MAX_ZONE_BYTES: usize = 64;
 /// How long a node has to answer when the main server looks whether it can be reached.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most incarnations that a node can offer as the last registered one.
-const MAX_PREVIOUS: usize = 8;
 
 impl Session<'_> {
     /// Serves `add_me`. `false` when the connection is over.
@@ -123,13 +121,17 @@ impl Main {
             offered_bytes: request.space.offered_bytes,
             highest_serial: request.highest_serial,
         };
-        self.catalog.start_node(node, &start).map_err(|error| self.fault(error))?;
         let is_adopted = match &request.main_incarnation {
             None => true,
             Some(seen) => {
                 self.catalog.knows_incarnation(seen).map_err(|error| self.fault(error))?
             }
         };
+        self.catalog.start_node(node, &start).map_err(|error| match self.fault(error) {
+            // Whose directory is the old one, this server cannot tell.
+            fault if fault.code == FaultCode::StaleDirectory && !is_adopted => estranged(node),
+            fault => fault,
+        })?;
         self.nodes.start(node, control, request);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
@@ -151,4 +153,17 @@ impl Main {
         self.wake_upkeep();
         Ok(Done {})
     }
+}
+
+/// What a node hears whose last start is unknown here, as is the main server that it saw last: this
+/// catalog may be the stale one, so the node must neither be taken nor be told that it is over.
+fn estranged(node: NodeId) -> Fault {
+    log::error!("the catalog may be an old backup: a node knows of later starts node={node}");
+    Fault::new(
+        FaultCode::Internal,
+        format!(
+            "this main server does not know the start of a main server that node {node} saw last: \
+             its catalog may be an old backup or a copy, and a person must decide which to keep"
+        ),
+    )
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, SyncPoint};
 use crate::ids::{Address, ClusterId, Incarnation, NodeId, Secret};
+use crate::wire::MAX_PREVIOUS;
 
 use super::config::{MAX_ZONE_BYTES, NodeConfig};
 use super::error::NodeError;
@@ -26,8 +27,6 @@ const LOCK: &str = "node.lock";
 /// The files of a node beside its store.
 pub(super) const OWN_FILES: [&str; 5] =
     [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK];
-/// Starts that may have been registered without our knowing; more are never remembered.
-const MAX_CANDIDATES: usize = 256;
 
 /// The content of `node.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -116,7 +115,7 @@ impl Identity {
         if !self.get().incarnations.contains(&incarnation) {
             self.update(|file| {
                 // The first was registered for sure; of the rest the latest are the likeliest.
-                if file.incarnations.len() == MAX_CANDIDATES {
+                if file.incarnations.len() == MAX_PREVIOUS {
                     file.incarnations.remove(1);
                 }
                 file.incarnations.push(incarnation);

@@ -38,6 +38,9 @@ pub const MAX_PART_CHUNKS: usize = 4096;
 /// The most copies in one `stored` or `duplicated`: fewer than elsewhere, since the answer can name
 /// many targets for each, and must fit into a message.
 pub const MAX_CONFIRMATIONS: usize = 256;
+/// The most incarnations in the `previous` of an `add_me`: a node draws one at each start, and keeps
+/// them all until one is known to be taken.
+pub const MAX_PREVIOUS: usize = 256;
 
 /// A request: its name on the wire and what a good answer to it holds.
 pub trait Message: Serialize {

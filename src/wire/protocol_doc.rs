@@ -264,6 +264,7 @@ fn the_limits_are_those_of_the_code() {
         ("max_part_chunks", MAX_PART_CHUNKS as u64),
         ("max_parts", u64::from(crate::catalog::MAX_PARTS)),
         ("max_confirmations", MAX_CONFIRMATIONS as u64),
+        ("max_previous", MAX_PREVIOUS as u64),
         ("max_holdings", MAX_HOLDINGS as u64),
         ("bucket_serials", BUCKET_SERIALS),
         ("max_copies", u64::from(MAX_COPIES)),

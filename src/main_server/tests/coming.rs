@@ -1,6 +1,7 @@
 //! Nodes come, fall silent, return and go.
 
 use super::*;
+use crate::wire::MAX_PREVIOUS;
 
 #[test]
 fn a_silent_node_is_suspect_and_then_dead_and_its_next_word_brings_it_back() {
@@ -98,6 +99,39 @@ fn a_stale_copy_of_a_directory_is_refused() {
     node.doorman.reply.lock().expect("no panic").incarnation = None;
     let mut connection = node.dial();
     assert_eq!(code(connection.call(&stale)), FaultCode::StaleDirectory);
+}
+
+#[test]
+fn a_node_is_taken_after_as_many_starts_unheard_of_as_it_can_remember() {
+    let desk = Desk::new(SHORT);
+    let mut node = desk.node();
+    let mut previous = vec![node.incarnation];
+    previous.resize_with(MAX_PREVIOUS, Incarnation::random);
+    let request = AddMe { previous: previous.clone(), ..node.add_me() };
+    node.add(node.dial(), &request).expect("the first of them is the registered one");
+    previous.push(Incarnation::random());
+    let request = AddMe { previous, ..node.add_me() };
+    assert_eq!(code(node.dial().call(&request)), FaultCode::Invalid);
+}
+
+#[test]
+fn a_main_server_that_lacks_later_starts_does_not_call_a_node_stale() {
+    let desk = Desk::new(SHORT);
+    let mut node = desk.node();
+    let backup = node.incarnation;
+    node.restart().expect("the same directory");
+    node.doorman.reply.lock().expect("no panic").incarnation = None;
+    let unknown_here = AddMe {
+        previous: vec![backup],
+        incarnation: Incarnation::random(),
+        main_incarnation: Some(Incarnation::random()),
+        ..node.add_me()
+    };
+    let fault = node.dial().call(&unknown_here).expect_err("a person must decide");
+    let fault = fault.fault().expect("an answer");
+    assert_eq!((fault.code, fault.retryable), (FaultCode::Internal, true));
+    let seen_here = AddMe { main_incarnation: Some(desk.server.main.incarnation), ..unknown_here };
+    assert_eq!(code(node.dial().call(&seen_here)), FaultCode::StaleDirectory);
 }
 
 #[test]
