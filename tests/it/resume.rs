@@ -7,7 +7,7 @@ use p2pdfs::ids::NodeId;
 use p2pdfs::wire::Outcome;
 use p2pdfs::wire::to_main::{Locate, StatusReply};
 
-use crate::harness::{TestCluster, bytes, raw, tree, until};
+use crate::harness::{Random, TestCluster, bytes, raw, tree, until};
 
 const CHUNK: usize = 4 << 20;
 
@@ -98,4 +98,37 @@ fn a_tree_that_was_stored_is_not_sent_again() {
     cli.ok(&["put", "-r", "--copies", "2", source, "/again"]);
     assert_eq!(received_bytes(&cluster), before);
     cluster.stop_and_check().assert_copies("/again/", 2);
+}
+
+#[test]
+fn a_tree_cut_off_anywhere_shows_only_whole_files_and_is_completed_when_run_again() {
+    let mut cluster = TestCluster::start(2);
+    let (cli, home) = (cluster.cli(), cluster.home());
+    let mut random = Random::announced();
+    for round in 0..3 {
+        let name = format!("tree-{round}");
+        let (original, seen) = (home.join(&name), home.join(format!("seen-{round}")));
+        tree::many(&original, 500, random.next());
+        let before = cluster.status().copies;
+        let mut child = cli.command(&["-q", "put", "-r", "--copies", "2", &name, "/"]);
+        let child = child.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        let some = before + 1 + random.below(900);
+        cluster.wait_status("some copies are made", |status| status.copies >= some);
+        kill(child);
+
+        std::fs::create_dir(&seen).expect("it is new");
+        if cli.run(&["stat", &format!("/{name}")]).code == Some(0) {
+            cli.ok(&["get", "-r", &format!("/{name}"), seen.to_str().expect("plain")]);
+        }
+        let (all, seen) = (tree::facts(&original), tree::facts(&seen.join(&name)));
+        let half: Vec<_> =
+            seen.iter().filter(|(path, facts)| all.get(*path) != Some(facts)).collect();
+        assert!(half.is_empty(), "half-done files can be seen: {half:?}");
+
+        cli.ok(&["put", "-r", "--copies", "2", &name, "/"]);
+        let copy = home.join(format!("copy-{round}"));
+        cli.ok(&["get", "-r", &format!("/{name}"), copy.to_str().expect("plain")]);
+        tree::assert_same(&original, &copy);
+    }
+    cluster.stop_and_check().assert_copies("/tree-", 2);
 }

@@ -56,10 +56,10 @@ pub fn many(root: &Path, count: usize, seed: u64) {
     }
 }
 
-/// All entries below `root`, by their path from there.
+/// All entries below `root`, by their path from there; none when there is no such directory.
 pub fn facts(root: &Path) -> BTreeMap<PathBuf, Facts> {
     let mut found = BTreeMap::new();
-    let mut left = vec![root.to_path_buf()];
+    let mut left: Vec<_> = root.is_dir().then(|| root.to_path_buf()).into_iter().collect();
     while let Some(directory) = left.pop() {
         for entry in fs::read_dir(&directory).unwrap_or_else(|e| panic!("{directory:?}: {e}")) {
             let path = entry.expect("the directory can be read").path();
