@@ -89,6 +89,7 @@ impl Main {
             self.take_key(node, key)?;
         }
         self.nodes.compared(node);
+        self.copier.read_again();
         self.wake_upkeep();
         Ok(Done {})
     }
