@@ -199,6 +199,7 @@ impl<'a> Get<'a> {
             self.start_fetches();
             if self.under_way == 0 && self.lost.is_empty() {
                 // Nothing can happen any more, so everything has.
+                self.fail_unfinished();
                 return Ok(());
             }
             let wake = self.lost.iter().map(|(at, _)| *at).min();
@@ -225,6 +226,16 @@ impl<'a> Get<'a> {
     fn start(&mut self, job: impl FnOnce() -> Event + Send + 'static) {
         self.under_way += 1;
         self.inner.workers.submit(&self.results, job);
+    }
+
+    /// Tells of files that nothing more will happen to, so that none is taken for whole in silence.
+    fn fail_unfinished(&mut self) {
+        let mut left: Vec<FileKey> = self.files.keys().copied().collect();
+        left.sort_unstable();
+        for file in left {
+            let why = "the operation ended before all of it was fetched";
+            self.finish(file, Err(ClientError::Unsuitable(why)));
+        }
     }
 
     /// The file is done with: it is told of, and what still comes in for it is passed over.

@@ -176,6 +176,7 @@ impl<'a> Put<'a> {
             self.start_commit();
             if self.under_way == 0 && self.delayed.is_empty() {
                 // Nothing can happen any more, so everything has.
+                self.fail_unfinished();
                 return Ok(());
             }
             let wake = self.delayed.iter().map(|(at, _)| *at).min();
@@ -240,6 +241,16 @@ impl<'a> Put<'a> {
     fn is_hopeless(&self, worth_waiting: bool) -> bool {
         let patience = self.inner.patience(self.has_progressed || worth_waiting);
         self.last_progress.elapsed() >= patience
+    }
+
+    /// Tells of files that nothing more will happen to, so that none is taken for stored in silence.
+    fn fail_unfinished(&mut self) {
+        let mut left: Vec<FileKey> = self.files.keys().copied().collect();
+        left.sort_unstable();
+        for file in left {
+            let why = "the operation ended before all of it was stored";
+            self.finish(file, Err(ClientError::Unsuitable(why)));
+        }
     }
 
     /// The file is done with: it is told of, and what still comes in for it is passed over.

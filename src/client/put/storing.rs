@@ -49,7 +49,12 @@ impl Put<'_> {
         self.start(move || {
             let wanted = |c: &PieceRef| AllocateChunk { id: c.piece().id, length: c.length() };
             let request = Allocate { copies, chunks: chunks.iter().map(wanted).collect() };
-            let reply = inner.call(&request);
+            let reply = inner.call(&request).and_then(|reply| {
+                // Chunks without an answer would be on their way for ever.
+                let why = "the main server left out answers to an allocate";
+                let is_whole = reply.chunks.len() == chunks.len();
+                if is_whole { Ok(reply) } else { Err(ClientError::Unsuitable(why)) }
+            });
             Event::Allocated(AllocateDone { chunks, reply })
         });
     }

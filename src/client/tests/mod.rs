@@ -136,6 +136,18 @@ fn only_what_is_missing_is_sent() {
     assert_eq!(stored.sent_bytes, 2 * CHUNK as u64);
 }
 
+/// The file without an answer was neither stored nor told of, and the put succeeded.
+#[test]
+fn an_allocate_with_an_answer_left_out_fails_the_put() {
+    let fake = Fake::start(1);
+    fake.make_trouble([Trouble::AllocateIsShort]);
+    let from = Source::Stream(Box::new(std::io::Cursor::new(b"bytes".to_vec())));
+    let upload = Upload { from, to: path("/file") };
+    let error = fake.client().put([upload], &PutOptions::default(), &Quiet).expect_err("refused");
+    assert!(matches!(error, ClientError::Unsuitable(_)), "{error:?}");
+    assert_eq!(fake.count("commit"), 0);
+}
+
 #[test]
 fn equal_chunks_travel_once() {
     let fake = Fake::start(1);
