@@ -140,7 +140,7 @@ fn keep(
         outcomes.push(outcome);
     }
     let mut refuse = |at: usize, fault: Fault| outcomes[at] = Err(fault);
-    let durable = make_durable(member, verified, &mut refuse);
+    let durable = make_durable(shared, member, verified, &mut refuse);
     shared.counters.count_stored(durable.len() as u64);
     let tokens = durable.iter().map(|chunk| chunk.token.clone()).collect();
     let confirmed = shared.confirmer.confirm(tokens, shared.limits.confirm_patience);
@@ -169,7 +169,11 @@ fn keep(
 }
 
 /// Appends the chunks and waits for the sync. What comes back is durable.
+///
+/// An append takes out a copy that it finds damaged before it writes the new one, so that a chunk
+/// which is refused may also be lost: that is reported.
 fn make_durable<'a>(
+    shared: &Shared,
     member: &Member,
     chunks: Vec<Verified<'a>>,
     refuse: &mut impl FnMut(usize, Fault),
@@ -188,14 +192,27 @@ fn make_durable<'a>(
     let is_alone = chunks.len() == 1 || matches!(failed, StoreError::Failed { .. });
     let mut durable = Vec::new();
     for chunk in chunks {
-        if is_alone {
-            refuse(chunk.at, member.fault(&failed));
-            continue;
+        let appended = if is_alone { None } else { Some(append(&[chunk.as_new()])) };
+        let error = match &appended {
+            Some(Ok(())) => {
+                durable.push(chunk);
+                continue;
+            }
+            Some(Err(error)) => error,
+            None => &failed,
+        };
+        let Claims { id, serial, .. } = chunk.claims;
+        let is_missing = || matches!(store.length(serial, &id), Err(StoreError::NotFound(_)));
+        if is_missing() {
+            shared.confirmer.lost(serial);
+            // Another request may have stored it meanwhile and said so before this `lost`: it is
+            // to be confirmed once more, behind it.
+            if !is_missing() {
+                durable.push(chunk);
+                continue;
+            }
         }
-        match append(&[chunk.as_new()]) {
-            Ok(()) => durable.push(chunk),
-            Err(error) => refuse(chunk.at, member.fault(&error)),
-        }
+        refuse(chunk.at, member.fault(error));
     }
     durable
 }

@@ -15,13 +15,15 @@ use super::talk::*;
 
 /// Restarts the node, and flips a bit of a segment under it, `at` bytes into the chunk's record: a
 /// start would find the damage by itself.
-fn restart_and_flip(node: Running, serial: u64, at: u64) -> Running {
+fn restart_and_flip(node: Running, serial: u64, at: u64, space_bytes: Option<u64>) -> Running {
     let Running { directory, node } = node;
     node.stop();
     let report = check::check(directory.path()).unwrap();
     let chunk = report.chunk(Serial(serial)).unwrap();
     let path = directory.path().join("segments").join(format!("{:08}.seg", chunk.segment));
-    let node = Node::start(NodeConfig::new(directory.path())).unwrap();
+    let mut config = NodeConfig::new(directory.path());
+    config.space_bytes = space_bytes;
+    let node = Node::start(config).unwrap();
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, chunk.offset + at).unwrap();
@@ -37,7 +39,7 @@ fn a_damaged_copy_is_never_served_and_is_reported_lost_once() {
     let bytes = vec![9; 200_000];
     store(&main, &node.node, 1, &bytes).unwrap();
     store(&main, &node.node, 2, b"whole").unwrap();
-    let node = restart_and_flip(node, 1, 150_000);
+    let node = restart_and_flip(node, 1, 150_000, None);
     let fault = fetch(&main, &node.node, 1, &bytes).unwrap_err();
     assert_eq!(fault.code, FaultCode::Damaged);
     main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
@@ -49,6 +51,21 @@ fn a_damaged_copy_is_never_served_and_is_reported_lost_once() {
     assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap(), bytes);
 }
 
+/// The append dropped the damaged copy, failed to write the new one, and nobody was told.
+#[test]
+fn a_damaged_copy_for_whose_new_one_there_is_no_room_is_reported_lost() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    let bytes = vec![9; 200_000];
+    store(&main, &node.node, 1, &bytes).unwrap();
+    let node = restart_and_flip(node, 1, 150_000, Some(1));
+    let fault = store(&main, &node.node, 1, &bytes).unwrap_err();
+    assert_eq!(fault.code, FaultCode::NoSpace);
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
+    assert!(main.held(number).is_empty());
+}
+
 #[test]
 fn an_order_to_verify_finds_a_damaged_copy() {
     let main = FakeMain::start();
@@ -58,7 +75,7 @@ fn an_order_to_verify_finds_a_damaged_copy() {
     for serial in [1, 2] {
         store(&main, &node.node, serial, &bytes).unwrap();
     }
-    let _node = restart_and_flip(node, 1, 90_000);
+    let _node = restart_and_flip(node, 1, 90_000, None);
     let order = |order: u64| {
         let token = main.token(Operation::Fetch, number, order, &bytes);
         (number, Order { order, token, action: Action::Verify {} })
