@@ -6,9 +6,9 @@
 //! entry durable together with the file, POSIX promises it only after a sync of the directory, and
 //! with the journal a test can take away what POSIX does not promise. A release build has neither.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The syncs of the program, by name.
@@ -71,6 +71,27 @@ pub fn sync_directory(directory: &Path, point: SyncPoint) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a directory and those above it that are missing, readable by their owner alone. Each new
+/// one is durable when this returns; one that is there already stays as it is.
+pub fn make_directories(path: &Path) -> io::Result<()> {
+    if path.as_os_str().is_empty() || path.is_dir() {
+        return Ok(());
+    }
+    let parent = parent_of(path);
+    make_directories(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => entry_created(path),
+        // Another process was faster; whether it has synced the entry nobody knows.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) => return Err(error),
+    }
+    sync_directory(parent, SyncPoint::StateDirectory)
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Notes that `path` is a new directory entry, whose directory is yet to be synced.
 pub fn entry_created(path: &Path) {
     journal("created", path);
@@ -105,6 +126,35 @@ pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
     if is_new {
         entry_created(path);
     }
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_directory(directory, SyncPoint::StateDirectory)
+    sync_directory(parent_of(path), SyncPoint::StateDirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn missing_directories_are_made_at_every_level_and_others_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (top, deepest) = (directory.path().join("a"), directory.path().join("a/b/c"));
+        make_directories(&deepest).unwrap();
+        assert!(deepest.is_dir());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&top), mode(&deepest)), (0o700, 0o700));
+        std::fs::set_permissions(&top, PermissionsExt::from_mode(0o755)).unwrap();
+        make_directories(&deepest).unwrap();
+        assert_eq!(mode(&top), 0o755);
+    }
+
+    #[test]
+    fn no_directory_is_made_in_the_place_of_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let error = make_directories(&file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert!(make_directories(&file.join("below")).is_err());
+    }
 }

@@ -1,9 +1,8 @@
 //! A main server's directory: the catalog, and `client.toml` with the first account's key.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -68,11 +67,7 @@ impl Directory {
             let path = path.to_path_buf();
             move |source| DirectoryError::Io { doing, path, source }
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io("make the directory", dir))?;
+        durable::make_directories(dir).map_err(io("make the directory", dir))?;
         let client_file = dir.join(CLIENT_FILE);
         let (catalog, is_new) = match SqliteCatalog::open(dir) {
             Ok(catalog) => (catalog, false),

@@ -56,7 +56,7 @@ impl Store {
         created: WallTime,
         beside: &[&str],
     ) -> Result<(), StoreError> {
-        make_directory(directory)?;
+        durable::make_directories(directory).map_err(StoreError::io("create", directory))?;
         check_empty(directory, beside)?;
         let _lock = take_lock(directory)?;
         // Again, now that no other process is at it.
@@ -149,18 +149,6 @@ impl OpenReport {
             missing: Vec::new(),
         }
     }
-}
-
-fn make_directory(directory: &Path) -> Result<(), StoreError> {
-    if directory.exists() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(directory).map_err(StoreError::io("create", directory))?;
-    durable::entry_created(directory);
-    let parent = directory.parent().filter(|path| !path.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let synced = durable::sync_directory(parent, SyncPoint::StateDirectory);
-    synced.map_err(StoreError::io("sync", parent))
 }
 
 fn check_empty(directory: &Path, beside: &[&str]) -> Result<(), StoreError> {

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::durable::{self, SyncPoint};
+use crate::durable;
 use crate::ids::{Address, ClusterId, Incarnation, NodeId, Secret};
 use crate::wire::MAX_PREVIOUS;
 
@@ -83,7 +83,7 @@ impl Identity {
         if !path.exists() {
             check_new(config)?;
             configured(None, config)?;
-            make_directory(directory)?;
+            durable::make_directories(directory).map_err(NodeError::io("create", directory))?;
         }
         let lock = take_lock(directory)?;
         let before = if path.exists() { Some(read(&path)?) } else { None };
@@ -162,18 +162,6 @@ fn check_new(config: &NodeConfig) -> Result<(), NodeError> {
         None => Ok(()),
         Some(found) => Err(NodeError::NotEmpty { directory: directory.clone(), found }),
     }
-}
-
-fn make_directory(directory: &Path) -> Result<(), NodeError> {
-    if directory.exists() {
-        return Ok(());
-    }
-    std::fs::create_dir_all(directory).map_err(NodeError::io("create", directory))?;
-    durable::entry_created(directory);
-    let parent = directory.parent().filter(|path| !path.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    let synced = durable::sync_directory(parent, SyncPoint::StateDirectory);
-    synced.map_err(NodeError::io("sync", parent))
 }
 
 fn take_lock(directory: &Path) -> Result<DirectoryLock, NodeError> {

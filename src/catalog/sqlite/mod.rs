@@ -35,7 +35,7 @@ use self::rows::{Done, signed, unsigned};
 use self::writer::{Books, Kind, NUMBERS_SKIPPED, Writer};
 use crate::catalog::*;
 use crate::clock::WallTime;
-use crate::durable::{self, SyncPoint};
+use crate::durable;
 use crate::ids::*;
 use crate::remote_path::RemotePath;
 
@@ -62,7 +62,10 @@ impl SqliteCatalog {
         first_account: &str,
         key_fingerprint: &[u8; 32],
     ) -> Result<SqliteCatalog, CatalogError> {
-        make_dir(dir)?;
+        durable::make_directories(dir).map_err(|source| {
+            let path = dir.to_path_buf();
+            CatalogError::Io { doing: "make", path, source }
+        })?;
         let lock = schema::lock(dir)?;
         schema::create(dir, first_account, key_fingerprint)?;
         SqliteCatalog::start(dir, lock, 0)
@@ -169,18 +172,6 @@ impl SqliteCatalog {
         }
         self.read(doing, read)
     }
-}
-
-/// Makes the directory, durably, when it is missing.
-fn make_dir(dir: &Path) -> Result<(), CatalogError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let io = |source| CatalogError::Io { doing: "make", path: dir.to_path_buf(), source };
-    std::fs::create_dir_all(dir).map_err(io)?;
-    durable::entry_created(dir);
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    durable::sync_directory(parent.unwrap_or(Path::new(".")), SyncPoint::StateDirectory).map_err(io)
 }
 
 impl Catalog for SqliteCatalog {
