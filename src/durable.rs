@@ -11,6 +11,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Advice, fadvise};
+
 /// The syncs of the program, by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncPoint {
@@ -69,6 +71,21 @@ pub fn sync_directory(directory: &Path, point: SyncPoint) -> io::Result<()> {
     File::open(directory)?.sync_all()?;
     journal("synced", directory);
     Ok(())
+}
+
+/// Makes the next read of a file that another process may have left unsynced come from the disk.
+///
+/// Linux marks pages clean whose writeback failed, and keeps them: a later process reads them as if
+/// they were stored, and its own sync of them succeeds without writing anything, since the failure
+/// was reported to the process before it (fsync(2); A. Rebello et al., Can Applications Recover from
+/// fsync Failures?, USENIX ATC 2020). So what is still dirty is written first, and then all is
+/// dropped that the cache holds.
+pub fn drop_cached(file: &File, point: SyncPoint) -> io::Result<()> {
+    if point.is_left_out() {
+        return Ok(());
+    }
+    sync_file(file, point)?;
+    Ok(fadvise(file, 0, None, Advice::DontNeed)?)
 }
 
 /// Makes a directory and those above it that are missing, readable by their owner alone. Each new

@@ -204,6 +204,12 @@ fn read_marker(directory: &Path) -> Result<(StoreId, WallTime), StoreError> {
     Ok((StoreId { cluster, node }, created))
 }
 
+/// Sees to it that a segment without a hint is read as the disk has it: records that a process
+/// failed to sync before it ended must be found missing now, and not after a power cut.
+fn drop_cached(file: &File, path: &Path) -> Result<(), StoreError> {
+    durable::drop_cached(file, SyncPoint::SegmentData).map_err(StoreError::io("sync", path))
+}
+
 /// The numbers of the segment files in a directory, in order.
 fn numbers(segments: &Path) -> Result<Vec<u32>, StoreError> {
     let missing = || StoreError::SegmentsMissing(segments.to_path_buf());
@@ -271,6 +277,10 @@ impl<'a> Opening<'a> {
         let path = path_of(self.segments, number);
         let file = OpenOptions::new().read(true).write(true).open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
+        if is_last {
+            // Its headers too may never have reached the disk.
+            drop_cached(&file, &path)?;
+        }
         let size = file.metadata().map_err(StoreError::io("look at", &path))?.len();
         let headers = read_headers(&file, &path, number)?;
         self.last = (number, None);
@@ -308,6 +318,7 @@ impl<'a> Opening<'a> {
             self.replay(segment.number, &hint.listed);
             return Ok(());
         }
+        drop_cached(&segment.file, &segment.path)?;
         let (listed, _) = self.scan(segment, size, hint.map(|hint| hint.size))?;
         let size = segment.file.metadata().map_err(StoreError::io("look at", &segment.path))?.len();
         let written = hint::write(self.segments, segment.number, &segment.nonce, size, &listed);
@@ -318,7 +329,7 @@ impl<'a> Opening<'a> {
     }
 
     /// Takes in a segment without a hint, cuts off a torn tail, and returns the good records and
-    /// where the last of them ends.
+    /// where the last of them ends. What the cache held of it was dropped before.
     fn scan(
         &mut self,
         segment: &Segment,
@@ -327,12 +338,6 @@ impl<'a> Opening<'a> {
     ) -> Result<(Vec<Listed>, u64), StoreError> {
         self.report.scanned += 1;
         let failed = |doing| StoreError::io(doing, &segment.path);
-        // After a sync that failed, the kernel takes the pages for clean and still shows them: what
-        // the disk never took would be read as good. So the disk itself is read.
-        // (A. Rebello et al., Can Applications Recover from fsync Failures?, USENIX ATC 2020.)
-        durable::sync_file(&segment.file, SyncPoint::SegmentData).map_err(failed("sync"))?;
-        rustix::fs::fadvise(&segment.file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(|errno| failed("drop the cached pages of")(errno.into()))?;
         let found = scan::scan(&segment.file, segment.number, &segment.nonce, size);
         let Scan { listed, damaged, gaps, tail, end } = found.map_err(failed("read"))?;
         self.report.damaged.extend(damaged);

@@ -18,6 +18,8 @@ pub const FORMAT: i64 = 1;
 pub const FILE_NAME: &str = "catalog.db";
 /// The file whose lock keeps a second process out.
 pub const LOCK_NAME: &str = "catalog.lock";
+/// SQLite's name for the database's log.
+const LOG_NAME: &str = "catalog.db-wal";
 
 // `chunks`: one row a chunk of one account. `id` is the number of the hash function and the digest;
 // `copies` holds five bytes a copy, the node's number in big-endian and the reason, by node; `refs`
@@ -148,6 +150,7 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     if !path.exists() {
         return Err(CatalogError::Missing(dir.to_path_buf()));
     }
+    drop_cached_log(dir)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&path, flags);
     let conn = conn.map_err(|error| unreadable(&path, error))?;
@@ -159,9 +162,22 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     Ok(conn)
 }
 
+/// Has the log recovered from what the disk holds of it, and not from what an earlier process failed
+/// to sync.
+fn drop_cached_log(dir: &Path) -> Result<(), CatalogError> {
+    let path = dir.join(LOG_NAME);
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        file => file,
+    };
+    file.and_then(|file| durable::drop_cached(&file, SyncPoint::CatalogCommit))
+        .map_err(|source| CatalogError::Io { doing: "sync", path, source })
+}
+
 /// With `synchronous = FULL` in WAL mode each commit syncs the log once: the one sync that all
-/// operations of a batch share. A checkpoint that fails loses nothing and stops nobody: what it
-/// would have moved stays in the log, which is durable, and is moved again later.
+/// operations of a batch share. Once that is set up, a checkpoint that fails loses nothing and
+/// stops nobody: what it would have moved stays in the log, which is durable, and is moved again
+/// later.
 fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
     let left_out = SyncPoint::CatalogCommit.is_left_out();

@@ -284,6 +284,24 @@ fn a_damaged_header_is_refused_as_damage() {
 }
 
 #[test]
+fn a_start_takes_the_log_in_before_anything_is_appended_to_it() {
+    let (dir, catalog) = new();
+    make(&catalog, "/d");
+    // What a killed process leaves: its log, with all that it has committed.
+    let killed = tempfile::tempdir().expect("a temporary directory");
+    for name in ["catalog.db", "catalog.db-wal"] {
+        fs::copy(dir.path().join(name), killed.path().join(name)).expect("copied");
+    }
+    let log = killed.path().join("catalog.db-wal");
+    assert!(fs::metadata(&log).expect("there").len() > 0);
+    let writer = schema::open_writer(killed.path()).expect("opened");
+    assert_eq!(fs::metadata(&log).expect("there").len(), 0);
+    drop(writer);
+    let catalog = SqliteCatalog::open(killed.path()).expect("opened");
+    assert!(catalog.look_up(A, &path("/d")).is_ok());
+}
+
+#[test]
 fn nobody_but_the_owner_can_read_the_master_secret() {
     use std::os::unix::fs::PermissionsExt;
     let (dir, catalog) = new();
