@@ -6,7 +6,7 @@ use super::Main;
 use super::fault::invalid;
 use super::node::Control;
 use super::session::Session;
-use crate::catalog::{NodeRecord, NodeStart};
+use crate::catalog::{CatalogError, NodeRecord, NodeStart, Refusal};
 use crate::ids::NodeId;
 use crate::wire::connection::Dialing;
 use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe};
@@ -35,6 +35,8 @@ impl Session<'_> {
             Some(_) => return Err(Fault::new(FaultCode::Denied, "this is another node's secret")),
             None => self.main.join(request)?,
         };
+        // A stale copy of a directory hears that it is one, wherever it says that it can be reached.
+        self.main.check_fresh(node, request)?;
         self.main.check_reachable(node, request)?;
         let reply = self.main.add(node, control, request)?;
         if !self.becomes(node, request.incarnation) {
@@ -85,6 +87,35 @@ impl Main {
         Ok(id)
     }
 
+    /// Fails, without registering anything, where the registration would for a stale directory.
+    fn check_fresh(&self, node: NodeId, request: &AddMe) -> Result<(), Fault> {
+        let nodes = self.catalog.nodes().map_err(|error| self.fault(error))?;
+        let registered = nodes.iter().find(|known| known.id == node).and_then(|n| n.incarnation);
+        match registered {
+            Some(last) if last != request.incarnation && !request.previous.contains(&last) => {
+                Err(self.stale(node, request, Refusal::StaleDirectory(node).into()))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What a node hears whose directory seems to be a stale copy: whose is the old one, a main
+    /// server that does not know the start of one that the node saw last cannot tell.
+    fn stale(&self, node: NodeId, request: &AddMe, error: CatalogError) -> Fault {
+        match self.is_adopted(request) {
+            Ok(true) => self.fault(error),
+            Ok(false) => estranged(node),
+            Err(error) => self.fault(error),
+        }
+    }
+
+    fn is_adopted(&self, request: &AddMe) -> Result<bool, CatalogError> {
+        match &request.main_incarnation {
+            None => Ok(true),
+            Some(seen) => self.catalog.knows_incarnation(seen),
+        }
+    }
+
     /// Dials the node where it says that clients and other nodes can reach it.
     fn check_reachable(&self, node: NodeId, request: &AddMe) -> Result<(), Fault> {
         let dialing = Dialing {
@@ -121,16 +152,10 @@ impl Main {
             offered_bytes: request.space.offered_bytes,
             highest_serial: request.highest_serial,
         };
-        let is_adopted = match &request.main_incarnation {
-            None => true,
-            Some(seen) => {
-                self.catalog.knows_incarnation(seen).map_err(|error| self.fault(error))?
-            }
-        };
-        self.catalog.start_node(node, &start).map_err(|error| match self.fault(error) {
-            // Whose directory is the old one, this server cannot tell.
-            fault if fault.code == FaultCode::StaleDirectory && !is_adopted => estranged(node),
-            fault => fault,
+        let is_adopted = self.is_adopted(request).map_err(|error| self.fault(error))?;
+        self.catalog.start_node(node, &start).map_err(|error| match error {
+            CatalogError::Refused(Refusal::StaleDirectory(_)) => self.stale(node, request, error),
+            error => self.fault(error),
         })?;
         self.nodes.start(node, control, request);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);

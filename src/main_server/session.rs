@@ -152,7 +152,9 @@ impl Session<'_> {
             (Role::Node, _, None, None) => Ok(Peer::Joining),
             (Role::Node, _, Some(id), Some(secret)) => {
                 match self.main.nodes.authenticate(id, secret) {
-                    Some(incarnation) => Ok(Peer::Node { id, incarnation }),
+                    Some(registered) => {
+                        Ok(Peer::Node { id, incarnation: hello.incarnation.or(registered) })
+                    }
                     None => denied("this is not the secret of a node of this number here"),
                 }
             }

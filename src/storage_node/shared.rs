@@ -150,6 +150,7 @@ impl Shared {
         if let Some(membership) = self.member().map(|member| member.membership) {
             hello.node = Some(membership.node);
             hello.secret = Some(file.secret);
+            hello.incarnation = Some(self.incarnation);
         }
         let connection = Connection::open(&file.main, &self.dialing, &hello)?;
         self.time.tell(connection.hello().time);

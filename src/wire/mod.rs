@@ -153,6 +153,10 @@ pub struct Hello {
     pub node: Option<NodeId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<Secret>,
+    /// From a node that has joined: its own start, so that a stale copy of its directory, which has
+    /// the same secret, cannot speak for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incarnation: Option<Incarnation>,
 }
 
 impl Message for Hello {
@@ -164,7 +168,15 @@ impl Hello {
     /// A `hello` of this program.
     pub fn new(role: Role) -> Hello {
         let agent = format!("p2pdfs/{}", env!("CARGO_PKG_VERSION"));
-        Hello { versions: VERSIONS, role, agent, key: None, node: None, secret: None }
+        Hello {
+            versions: VERSIONS,
+            role,
+            agent,
+            key: None,
+            node: None,
+            secret: None,
+            incarnation: None,
+        }
     }
 
     /// The highest version that both sides speak, or the fault that says which would do.

@@ -96,9 +96,20 @@ fn a_stale_copy_of_a_directory_is_refused() {
     node.restart().expect("the same directory");
     let stale =
         AddMe { previous: vec![backup], incarnation: Incarnation::random(), ..node.add_me() };
-    node.doorman.reply.lock().expect("no panic").incarnation = None;
     let mut connection = node.dial();
     assert_eq!(code(connection.call(&stale)), FaultCode::StaleDirectory);
+}
+
+#[test]
+fn a_stale_copy_of_a_directory_cannot_speak_for_its_node() {
+    let desk = Desk::new(LONG);
+    let node = desk.node();
+    let (id, secret) = (Some(node.id), Some(node.secret));
+    let incarnation = Some(Incarnation::random());
+    let hello = Hello { node: id, secret, incarnation, ..Hello::new(Role::Node) };
+    let mut copy = desk.dial(&hello).expect("it has the secret");
+    assert!(copy.call(&DropMe {}).is_err());
+    assert_eq!(desk.state(&node), "alive");
 }
 
 #[test]
@@ -120,7 +131,6 @@ fn a_main_server_that_lacks_later_starts_does_not_call_a_node_stale() {
     let mut node = desk.node();
     let backup = node.incarnation;
     node.restart().expect("the same directory");
-    node.doorman.reply.lock().expect("no panic").incarnation = None;
     let unknown_here = AddMe {
         previous: vec![backup],
         incarnation: Incarnation::random(),
