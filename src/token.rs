@@ -28,6 +28,8 @@ pub enum Operation {
     Fetch = 2,
     /// A node stores on another; that one asks for no further copies.
     Duplicate = 3,
+    /// The main server orders copies deleted; the id is of the list of their serials.
+    Remove = 4,
 }
 
 /// Everything that a token says.
@@ -134,6 +136,7 @@ impl Claims {
             1 => Operation::Store,
             2 => Operation::Fetch,
             3 => Operation::Duplicate,
+            4 => Operation::Remove,
             _ => return None,
         };
         let algorithm = HashAlgorithm::from_number(bytes[9])?;
@@ -240,7 +243,9 @@ mod tests {
 
     #[test]
     fn a_token_says_what_it_was_made_with() {
-        for operation in [Operation::Store, Operation::Fetch, Operation::Duplicate] {
+        for operation in
+            [Operation::Store, Operation::Fetch, Operation::Duplicate, Operation::Remove]
+        {
             let claims = Claims { operation, ..claims() };
             assert_eq!(check(&claims.mint(&key()), 999_999), Ok(claims));
         }

@@ -31,6 +31,7 @@ use crate::remote_path::RemotePath;
 ///
 /// Methods block; callers are threads of their own. After a failed sync every call returns
 /// `CatalogError::Failed`, and the process must stop.
+#[allow(unused_variables, clippy::too_many_arguments)]
 pub trait Catalog: Send + Sync {
     /// The cluster's id and its master secret, as drawn when the catalog was made.
     fn identity(&self) -> (ClusterId, Secret);
@@ -88,6 +89,33 @@ pub trait Catalog: Send + Sync {
     /// Refused: `UnknownNode`.
     fn set_node_key(&self, node: NodeId, key: KeyId) -> Result<(), CatalogError>;
 
+    /// Takes the word of a person that main servers with these incarnations were earlier lives of
+    /// this one. Those known already are passed over.
+    fn adopt_incarnations(
+        &self,
+        incarnations: &[Incarnation],
+        now: WallTime,
+    ) -> Result<(), CatalogError> {
+        unimplemented!()
+    }
+
+    /// Notes that it is `now`, so that a later start can tell a clock that jumped. Never goes down
+    /// unless `is_confirmed`, by a person. *May be answered early.*
+    fn note_time(&self, now: WallTime, is_confirmed: bool) -> Result<(), CatalogError> {
+        unimplemented!()
+    }
+
+    /// The latest time that was noted, by any operation that was given one.
+    fn latest_time(&self) -> Result<WallTime, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Changes what was decided about a node. One that has left stays so, and `start_node` refuses
+    /// it with `NodeLeft`. Refused: `UnknownNode`, `NodeLeft`.
+    fn set_standing(&self, node: NodeId, standing: Standing) -> Result<(), CatalogError> {
+        unimplemented!()
+    }
+
     /// Every node that ever joined, by number.
     fn nodes(&self) -> Result<Vec<NodeRecord>, CatalogError>;
 
@@ -107,14 +135,16 @@ pub trait Catalog: Send + Sync {
     ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError>;
 
     /// Enters copies that are durable on their nodes. A record which the catalog lacks is made
-    /// from the confirmation (it was reserved, and the reservation lost in a crash; nothing holds
-    /// it then but a new reservation); a repeat changes nothing. The wanted number never goes down.
+    /// from the confirmation (it was reserved, and the reservation lost in a crash), and held until
+    /// `lease_until`; a repeat changes nothing. The wanted number never goes down.
     /// In the order given. *May be answered early.* Per copy refused: `UnknownNode`; `Superseded`
     /// when the account's chunk of that id has another serial, or the serial is not below the
-    /// sequence, or belongs to another chunk; `LengthDiffers` as by `reserve`.
+    /// sequence, or belongs to another chunk, or is condemned (on that node, or as a chunk);
+    /// `LengthDiffers` as by `reserve`.
     fn confirm_copies(
         &self,
         confirmations: &[Confirmation],
+        lease_until: WallTime,
     ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError>;
 
     /// Takes copies that a node no longer has off the record; those it never had are passed over.
@@ -139,6 +169,9 @@ pub trait Catalog: Send + Sync {
     /// `from..=to`: counts what it holds and the catalog knows, takes off what it does not hold.
     /// What is held under another length or fingerprint than recorded counts as not held, and its
     /// serial as unknown. Copies found have reason 0. What is outside of the range is passed over.
+    /// A copy that is condemned on the node does not count again. One whose serial is unknown is
+    /// condemned as `Unknown`, due at `unknown_due`; when its serial is confirmed before, it is
+    /// not. A condemned copy that the node does not hold any more is deleted, and forgotten.
     /// Refused: `UnknownNode`.
     fn reconcile(
         &self,
@@ -146,6 +179,7 @@ pub trait Catalog: Send + Sync {
         from: Serial,
         to: Serial,
         held: &[Holding],
+        unknown_due: WallTime,
     ) -> Result<Reconciled, CatalogError>;
 
     /// The account's own chunks of these ids, in the order asked; `None` for those it never
@@ -166,6 +200,90 @@ pub trait Catalog: Send + Sync {
         after: Option<Serial>,
         limit: usize,
     ) -> Result<Vec<ChunkRecord>, CatalogError>;
+
+    /// All chunks by serial, those above `after`, at most `limit`. For the survey: it may miss what
+    /// changes meanwhile.
+    fn survey(
+        &self,
+        after: Option<Serial>,
+        limit: usize,
+    ) -> Result<Vec<SurveyedChunk>, CatalogError> {
+        unimplemented!()
+    }
+
+    // Deleting. A copy is *condemned*: in one transaction it stops counting and is entered for
+    // deletion on its node, and only then, after that is durable, may an order for it go out. A
+    // serial that is condemned on a node cannot be confirmed there again.
+
+    /// Condemns copies as `Surplus`, each if, in this very transaction, its chunk has at least
+    /// `wanted` further copies on nodes of `live` that are `Member`s (for a chunk that nothing
+    /// refers to, one). Returns for each whether it was. In the order given.
+    fn trim_copies(
+        &self,
+        copies: &[(Serial, NodeId)],
+        live: &LiveNodes,
+    ) -> Result<Vec<bool>, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Ends versions that were replaced or removed before `before`, the oldest first, and condemns
+    /// the chunks to which nothing refers then and whose lease is over at `now`. Looks at no more
+    /// than about `limit` places of chunks; `next` is `Some` while there is more to do. A version
+    /// that is partly ended cannot be read any more.
+    fn expire_versions(
+        &self,
+        before: WallTime,
+        now: WallTime,
+        limit: usize,
+    ) -> Result<Collected, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Condemns, of the next `limit` chunks with serials above `after`, those to which nothing
+    /// refers and whose lease is over at `now`: uploads that came to nothing.
+    fn collect(
+        &self,
+        after: Option<Serial>,
+        now: WallTime,
+        limit: usize,
+    ) -> Result<Collected, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Copies condemned on `node` and due at `now`, with serials above `after`, by serial, at most
+    /// `limit`; those condemned as `Unknown` only if `with_unknown`.
+    fn condemned_on(
+        &self,
+        node: NodeId,
+        after: Option<Serial>,
+        with_unknown: bool,
+        now: WallTime,
+        limit: usize,
+    ) -> Result<Vec<CondemnedCopy>, CatalogError> {
+        unimplemented!()
+    }
+
+    /// The node has deleted these, durably. Those not condemned there are passed over.
+    fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError> {
+        unimplemented!()
+    }
+
+    /// How much is condemned and not deleted; may be a moment old.
+    fn condemned_totals(&self) -> Result<CondemnedTotals, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Takes all copies on `node` off the record, and what is condemned there; of the chunks with
+    /// serials above `after` at most about `limit` are looked at. The chunks that lost one, and where
+    /// to go on.
+    fn strip_node(
+        &self,
+        node: NodeId,
+        after: Option<Serial>,
+        limit: usize,
+    ) -> Result<(Vec<ChunkRecord>, Option<Serial>), CatalogError> {
+        unimplemented!()
+    }
 
     // Names. A refusal that says what is missing or in the way names the first such path from the
     // root down. An answer under a request id is kept for `ANSWERS_KEPT`; an operation that was
@@ -229,7 +347,8 @@ pub trait Catalog: Send + Sync {
     ) -> Result<(), CatalogError>;
 
     /// Removes a file, or with `recursive` a directory and all below it. The versions stay, as
-    /// removed ones, until they expire. Returns how many files were removed.
+    /// removed ones, until they expire; with `purge` they expire now, earlier ones of the file too,
+    /// and their chunks are to be deleted at once. Returns how many files were removed.
     /// Refused: `NotFound`, `NotADirectory`, `NotEmpty`, `Conflict` (also for a directory, when a
     /// version was asked for), `IsADirectory` for the root.
     fn remove_entry(
@@ -240,7 +359,68 @@ pub trait Catalog: Send + Sync {
         path: &RemotePath,
         recursive: bool,
         if_version: Option<Version>,
+        purge: bool,
     ) -> Result<u64, CatalogError>;
+
+    /// Removed files at or below a path, the latest removed first, those before the one with version
+    /// `after`, at most `limit`.
+    fn removed(
+        &self,
+        account: AccountId,
+        path: &RemotePath,
+        after: Option<Version>,
+        limit: usize,
+    ) -> Result<Vec<RemovedEntry>, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Brings a removed file back to the path at which it was removed: `version`, or the one removed
+    /// last, as it was, with the directories above it. Refused: `NotFound` when it is not among the
+    /// removed, `Exists`, `NotADirectory`.
+    fn undelete(
+        &self,
+        account: AccountId,
+        request: RequestId,
+        now: WallTime,
+        path: &RemotePath,
+        version: Option<Version>,
+    ) -> Result<Version, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Sets how many copies the current version of a file, or of all files below a directory, is to
+    /// have, about `limit` places of chunks at a time, from the file `after` on. A chunk to which
+    /// nothing else refers gets just so many wanted; one that others share never less than it had.
+    /// Refused: `NotFound`, `NotADirectory`.
+    fn set_copies(
+        &self,
+        account: AccountId,
+        request: RequestId,
+        now: WallTime,
+        path: &RemotePath,
+        copies: u8,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<CopiesSet, CatalogError> {
+        unimplemented!()
+    }
+
+    /// Every file that can be seen, of all accounts, in the order of their positions, those after
+    /// `after`, at most `limit`. It may miss what changes meanwhile.
+    fn seen_files(&self, after: Option<u64>, limit: usize) -> Result<Vec<SeenFile>, CatalogError> {
+        unimplemented!()
+    }
+
+    /// The serials of a version's chunks from index `from` on, at most `limit`, whoever's it is;
+    /// empty when it is gone.
+    fn serials_of(
+        &self,
+        version: Version,
+        from: u64,
+        limit: usize,
+    ) -> Result<Vec<Serial>, CatalogError> {
+        unimplemented!()
+    }
 
     /// What stands at a path. Refused: `NotFound`, `NotADirectory` (for a component above it).
     fn look_up(&self, account: AccountId, path: &RemotePath) -> Result<Entry, CatalogError>;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::WallTime;
 use crate::ids::{
     AccountId, Address, ChunkId, Incarnation, KeyId, NodeId, RequestId, Serial, Version,
 };
@@ -50,6 +51,17 @@ pub struct NodeRecord {
     pub offered_bytes: u64,
     /// The newest token key that the node acknowledged.
     pub key: Option<KeyId>,
+    pub standing: Standing,
+}
+
+/// What was decided about a node, for good or until it is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    Member,
+    /// Its copies are to be moved off; it gets no new ones.
+    Draining,
+    /// Struck off: it has no copies and cannot come back.
+    Left,
 }
 
 /// One copy of a chunk: where, and the code of the reason for which it is there (the meaning of
@@ -103,6 +115,88 @@ impl Holding {
     }
 }
 
+/// A chunk as the survey of all chunks sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SurveyedChunk {
+    pub record: ChunkRecord,
+    /// Some version refers to it.
+    pub is_referred: bool,
+}
+
+/// One copy that was condemned: counted no more, and to be deleted on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CondemnedCopy {
+    pub serial: Serial,
+    pub why: Condemned,
+    /// To be deleted on its node at once, and not kept as trash.
+    pub purge: bool,
+}
+
+/// Why a copy was condemned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Condemned {
+    /// Nothing refers to its chunk any more: removed by a user, expired, or an upload that came to
+    /// nothing.
+    Unreferred = 1,
+    /// There are as many verified copies as wanted without it.
+    Surplus = 2,
+    /// The node holds it, and the catalog does not know the serial.
+    Unknown = 3,
+}
+
+/// What one step of expiry or collection did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Versions that are gone for good.
+    pub versions: u64,
+    /// Chunks and copies that were condemned.
+    pub chunks: u64,
+    pub copies: u64,
+    /// Where to go on; `None` when there is nothing more to do now.
+    pub next: Option<Serial>,
+}
+
+/// Sums over condemned copies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CondemnedTotals {
+    pub copies: u64,
+    /// Of these, those with `Condemned::Unknown`.
+    pub unknown: u64,
+}
+
+/// A file that can be seen, for those who look at all of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenFile {
+    /// Rises from one to the next.
+    pub position: u64,
+    pub account: AccountId,
+    pub path: RemotePath,
+    pub version: Version,
+    pub chunk_count: u64,
+}
+
+/// A removed file that can be brought back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovedEntry {
+    pub path: RemotePath,
+    pub info: FileInfo,
+    pub removed_at: WallTime,
+}
+
+/// What a change of the copies wanted did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiesSet {
+    pub files: u64,
+    pub chunks: u64,
+    /// Chunks that keep more, since others refer to them, too.
+    pub kept: u64,
+    /// Chunks whose number has changed: they are to be judged anew.
+    pub changed: Vec<Serial>,
+    /// Where to go on.
+    pub next: Option<u64>,
+}
+
 /// What a comparison changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reconciled {
@@ -110,7 +204,7 @@ pub struct Reconciled {
     pub found: u64,
     /// Chunks that lost this node's copy, as they are now.
     pub lost: Vec<ChunkRecord>,
-    /// Serials that the node holds and the catalog does not know.
+    /// Serials that the node holds and the catalog does not know, or has condemned there.
     pub unknown: Vec<Serial>,
 }
 
@@ -229,6 +323,8 @@ pub enum Refusal {
     UnknownNode(NodeId),
     #[error("this directory of node {0} is a stale copy: the node has started from another since")]
     StaleDirectory(NodeId),
+    #[error("node {0} was struck off")]
+    NodeLeft(NodeId),
     #[error("request id {0} was used before, for something else")]
     RequestReused(RequestId),
 }

@@ -34,9 +34,8 @@ impl Exit {
                 Exit::Unavailable
             }
             Malformed | TooLarge | UnknownRequest | UnsupportedVersion | Exists | NotADirectory
-            | IsADirectory | NotEmpty | Conflict | BadName | Invalid | Internal | Unknown => {
-                Exit::Failed
-            }
+            | WouldLose | IsADirectory | NotEmpty | Conflict | BadName | Invalid | Internal
+            | Unknown => Exit::Failed,
         }
     }
 }

@@ -171,7 +171,8 @@ impl Client {
     /// how many files are gone.
     pub fn remove(&self, path: &RemotePath, recursive: bool) -> Result<u64, ClientError> {
         let (request_id, path) = (RequestId::random(), path.to_string());
-        let reply = self.0.call(&Remove { request_id, path, recursive, if_version: None })?;
+        let reply =
+            self.0.call(&Remove { request_id, path, recursive, if_version: None, purge: false })?;
         Ok(reply.files)
     }
 

@@ -7,7 +7,8 @@ use super::Main;
 use super::fault::invalid;
 use crate::catalog::AccountRecord;
 use crate::ids::Secret;
-use crate::wire::to_main::{Invite, InviteReply, NodeStatus, Status, StatusReply};
+use crate::wire::admin::*;
+use crate::wire::to_main::Done;
 use crate::wire::{Fault, FaultCode, MAX_ITEMS};
 
 const DEFAULT_VALID_S: u64 = 24 * 3600;
@@ -59,6 +60,11 @@ impl Main {
             silent_ms: node.silent(now).map(|silent| silent.as_millis() as u64),
             space: node.room.reported(),
             received_bytes: node.received_bytes,
+            draining: false,
+            failed: node.failure.clone(),
+            damaged_copies: 0,
+            scrub: Default::default(),
+            drain_left: None,
         });
         let nodes = page.collect();
         let more = rest.next().is_some();
@@ -69,9 +75,69 @@ impl Main {
             chunks: totals.chunks,
             copies: totals.copies,
             under_copied_chunks: self.copier.known(),
+            single_copy_chunks: 0,
+            unreadable_chunks: 0,
+            lost_chunks: 0,
+            files_at_risk: 0,
+            is_surveyed: false,
+            repair: Default::default(),
+            deletes: Default::default(),
+            journal: Default::default(),
+            last_commit_ms: None,
+            notices: Vec::new(),
             nodes,
             more,
         })
+    }
+}
+
+impl Main {
+    pub(super) fn drain(&self, _: &AccountRecord, _: Drain) -> Result<DrainReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn forget(&self, _: &AccountRecord, _: Forget) -> Result<Done, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn adopt(&self, _: &AccountRecord, _: Adopt) -> Result<Done, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn explain(&self, _: &AccountRecord, _: Explain) -> Result<ExplainReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn what_if(&self, _: &AccountRecord, _: WhatIf) -> Result<WhatIfReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn set_copies(
+        &self,
+        _: &AccountRecord,
+        _: SetCopies,
+    ) -> Result<SetCopiesReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn list_removed(
+        &self,
+        _: &AccountRecord,
+        _: ListRemoved,
+    ) -> Result<ListRemovedReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn undelete(&self, _: &AccountRecord, _: Undelete) -> Result<UndeleteReply, Fault> {
+        unimplemented!()
+    }
+
+    pub(super) fn follow(
+        &self,
+        _: crate::ids::NodeId,
+        _: crate::wire::node_to_main::Follow,
+    ) -> Result<crate::wire::node_to_main::FollowReply, Fault> {
+        unimplemented!()
     }
 }
 

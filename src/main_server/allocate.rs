@@ -16,7 +16,7 @@ use crate::wire::to_main::{Addresses, Allocate, AllocateChunk, AllocateReply, Al
 use crate::wire::{Fault, FaultCode, Outcome};
 
 /// How long chunks that are being uploaded are kept for their commit.
-const LEASE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// The allocation of one request's chunks, one after the other.
 struct Allocation<'a> {

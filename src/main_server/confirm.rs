@@ -26,7 +26,10 @@ impl Main {
         let proof = |token| self.proof(node, token, &[Operation::Store, Operation::Duplicate]);
         let proofs: Vec<Result<Claims, Fault>> = request.tokens.iter().map(proof).collect();
         let good: Vec<Confirmation> = proofs.iter().flatten().map(confirmation).collect();
-        let confirmed = self.catalog.confirm_copies(&good).map_err(|error| self.fault(error))?;
+        let confirmed = self
+            .catalog
+            .confirm_copies(&good, self.clock.wall() + super::allocate::LEASE)
+            .map_err(|error| self.fault(error))?;
         let counted = proofs.iter().flatten().zip(&confirmed).filter(|(_, result)| result.is_ok());
         self.nodes.redeem(node, counted.map(|(claims, _)| claims));
 
@@ -38,7 +41,7 @@ impl Main {
             self.under_way().end(record.serial, node);
             let targets = match claims.operation {
                 Operation::Store => targeting.targets(&record),
-                Operation::Duplicate | Operation::Fetch => Vec::new(),
+                Operation::Duplicate | Operation::Fetch | Operation::Remove => Vec::new(),
             };
             Ok(Confirmed { targets })
         };

@@ -111,6 +111,7 @@ impl Main {
             keys: self.nodes.keys_for(node, beat.newest_key),
             orders: orders.into(),
             nodes,
+            journal: None,
         })
     }
 }

@@ -10,6 +10,7 @@ use crate::wire::node_to_main::*;
 use crate::wire::to_main::Done;
 use crate::wire::{Fault, MAX_ITEMS};
 
+use super::allocate::LEASE;
 use super::fault::invalid;
 
 /// How many copies of the catalog are looked at at once.
@@ -71,7 +72,7 @@ impl Main {
         if held.iter().any(|holding| holding.serial < from || holding.serial > to) {
             return Err(invalid("a bucket's holdings are of its own serials"));
         }
-        let reconciled = self.catalog.reconcile(node, from, to, &held);
+        let reconciled = self.catalog.reconcile(node, from, to, &held, self.clock.wall() + LEASE);
         let reconciled = reconciled.map_err(|error| self.fault(error))?;
         let lost = reconciled.lost.len() as u64;
         let unknown = reconciled.unknown.len() as u64;
@@ -80,7 +81,7 @@ impl Main {
             self.copier.add(reconciled.lost.iter().map(|record| record.serial));
             self.wake_upkeep();
         }
-        Ok(HoldingsReply { found: reconciled.found, lost, unknown })
+        Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore: Vec::new() })
     }
 
     /// Serves `compared`.

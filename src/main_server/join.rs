@@ -9,8 +9,7 @@ use super::session::Session;
 use crate::catalog::{CatalogError, NodeRecord, NodeStart, Refusal};
 use crate::ids::NodeId;
 use crate::wire::connection::Dialing;
-use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe};
-use crate::wire::to_main::Done;
+use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe, DropMeReply};
 use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, MAX_PREVIOUS, Message, Role};
 
 /// The most bytes of a zone's name.
@@ -82,6 +81,7 @@ impl Main {
             zone: request.zone.clone(),
             offered_bytes: request.space.offered_bytes,
             key: None,
+            standing: crate::catalog::Standing::Member,
         });
         log::info!("node joined node={id} addr={}", request.address);
         Ok(id)
@@ -171,12 +171,12 @@ impl Main {
     }
 
     /// The node goes.
-    pub(super) fn drop_me(&self, node: NodeId, _: DropMe) -> Result<Done, Fault> {
+    pub(super) fn drop_me(&self, node: NodeId, _: DropMe) -> Result<DropMeReply, Fault> {
         // The node may rely on its confirmations from here on.
         self.catalog.sync().map_err(|error| self.fault(error))?;
         self.nodes.stopped(node);
         self.wake_upkeep();
-        Ok(Done {})
+        Ok(DropMeReply::default())
     }
 }
 

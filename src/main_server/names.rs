@@ -113,10 +113,11 @@ impl Main {
         account: &AccountRecord,
         request: Remove,
     ) -> Result<RemoveReply, Fault> {
-        let Remove { request_id, path: text, recursive, if_version } = request;
+        let Remove { request_id, path: text, recursive, if_version, purge } = request;
         let (path, now) = (path(&text)?, self.clock.wall());
-        let removed =
-            self.catalog.remove_entry(account.id, request_id, now, &path, recursive, if_version);
+        let removed = self
+            .catalog
+            .remove_entry(account.id, request_id, now, &path, recursive, if_version, purge);
         Ok(RemoveReply { files: removed.map_err(|error| self.fault(error))? })
     }
 }

@@ -99,6 +99,14 @@ impl Session<'_> {
             ToMain::BadCopy(r) => self.client(r, Main::bad_copy),
             ToMain::Invite(r) => self.client(r, Main::invite),
             ToMain::Status(r) => self.client(r, Main::status),
+            ToMain::Drain(r) => self.client(r, Main::drain),
+            ToMain::Forget(r) => self.client(r, Main::forget),
+            ToMain::Adopt(r) => self.client(r, Main::adopt),
+            ToMain::Explain(r) => self.client(r, Main::explain),
+            ToMain::WhatIf(r) => self.client(r, Main::what_if),
+            ToMain::SetCopies(r) => self.client(r, Main::set_copies),
+            ToMain::ListRemoved(r) => self.client(r, Main::list_removed),
+            ToMain::Undelete(r) => self.client(r, Main::undelete),
             ToMain::AddMe(r) => self.add_me(&r),
             ToMain::DropMe(r) => self.node(r, Main::drop_me),
             ToMain::Heartbeat(r) => self.heartbeat(r),
@@ -108,6 +116,7 @@ impl Session<'_> {
             ToMain::Inventory(r) => self.node(r, Main::inventory),
             ToMain::Holdings(r) => self.node(r, Main::holdings),
             ToMain::Compared(r) => self.node(r, Main::compared),
+            ToMain::Follow(r) => self.node(r, Main::follow),
         }
     }
 

@@ -189,6 +189,10 @@ impl Control<'_> {
             newest_key: shared.keys.newest(),
             acknowledged: shared.orders.done().into(),
             failed: member.failure(),
+            damaged_copies: 0,
+            scrub: Default::default(),
+            unadopted: false,
+            time: None,
         };
         drop(member);
         connection.set_answer_timeout(self.interval + GRACE);
@@ -232,7 +236,7 @@ impl Control<'_> {
 pub(super) fn part(shared: &Shared) {
     let parted = shared.dial_main().and_then(|mut connection| {
         connection.set_answer_timeout(PARTING_TIMEOUT);
-        connection.call(&DropMe {})
+        connection.call(&DropMe::default())
     });
     match parted {
         Ok(_) => log::info!("parted from the main server"),

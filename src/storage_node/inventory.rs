@@ -70,6 +70,7 @@ fn list_bucket(
         serial: held.serial,
         length: held.length,
         fingerprint: held.fingerprint,
+        trashed: false,
     });
     let reply = connection.call(&Holdings { bucket, held: held.collect() })?;
     log::info!(

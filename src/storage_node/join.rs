@@ -149,6 +149,7 @@ fn add_me(
         highest_serial: member.as_ref().and_then(|member| member.highest_serial),
         cluster: member.map(|member| member.membership.cluster),
         main_incarnation: file.main_incarnation,
+        time: None,
     };
     let reply = match connection.call(&request) {
         Ok(reply) => reply,

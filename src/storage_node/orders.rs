@@ -123,6 +123,7 @@ fn carry_out(shared: &Shared, member: &Member, order: &Order, nodes: &Addresses)
     match &order.action {
         Action::Copy { targets } => copy(shared, member, order, &claims, targets, nodes),
         Action::Verify {} => verify(shared, member, &claims),
+        Action::Remove { .. } => unimplemented!(),
     }
 }
 

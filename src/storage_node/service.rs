@@ -21,7 +21,8 @@ impl Service for NodeService {
             connection.shrink();
             let is_open = match request {
                 Ok(ToNode::Hello(hello)) => self.hello(connection, &hello, &mut said_hello),
-                Ok(ToNode::Store(_) | ToNode::Fetch(_)) | Err(ParseError::UnknownRequest(_))
+                Ok(ToNode::Store(_) | ToNode::Fetch(_) | ToNode::ReadJournal(_))
+                | Err(ParseError::UnknownRequest(_))
                     if !said_hello =>
                 {
                     let why = "the first request on a connection is `hello`";
@@ -30,6 +31,7 @@ impl Service for NodeService {
                 Ok(ToNode::Store(request)) => {
                     store::serve(&self.0, connection, head.payload_bytes, request)
                 }
+                Ok(ToNode::ReadJournal(_)) => unimplemented!(),
                 Ok(ToNode::Fetch(request)) => fetch::serve(&self.0, connection, request),
                 Err(error) => connection.reply::<()>(Err(error.into()), &[]),
             };

@@ -242,6 +242,7 @@ impl Member {
             used_bytes: space.used,
             free_bytes: space.free,
             chunks: space.chunks,
+            trash_bytes: 0,
         }
     }
 }

@@ -95,7 +95,7 @@ fn admit(shared: &Shared, member: &Member, chunk: &StoreChunk) -> Result<Claims,
     let allows = |claims: &Claims| {
         let is_store = match claims.operation {
             Operation::Store | Operation::Duplicate => true,
-            Operation::Fetch => false,
+            Operation::Fetch | Operation::Remove => false,
         };
         is_store && claims.id == chunk.id && claims.length == chunk.length
     };

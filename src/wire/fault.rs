@@ -53,6 +53,8 @@ pub enum FaultCode {
     Stopping,
     /// The node's directory is a stale copy of another one.
     StaleDirectory,
+    /// Done like this, chunks would have no copy left (see `files`).
+    WouldLose,
     /// The main server cannot reach the node at the address that it gave.
     Unreachable,
     /// The server's own trouble; its log says more.
@@ -71,7 +73,8 @@ impl FaultCode {
             | Unreachable | Internal => true,
             Malformed | TooLarge | UnknownRequest | UnsupportedVersion | HelloFirst | Denied
             | HashMismatch | HashUnsafe | NotFound | Exists | NotADirectory | IsADirectory
-            | NotEmpty | Conflict | BadName | Invalid | Damaged | StaleDirectory | Unknown => false,
+            | NotEmpty | Conflict | BadName | Invalid | Damaged | StaleDirectory | WouldLose
+            | Unknown => false,
         }
     }
 }
@@ -111,6 +114,9 @@ pub struct Fault {
     /// to one item: the nodes that were refused, at most 32 of them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<RefusedNode>,
+    /// With `would_lose`: some of the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
 }
 
 impl Fault {
@@ -131,6 +137,7 @@ impl Fault {
             current: None,
             versions: None,
             nodes: Vec::new(),
+            files: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The wire: frames, the messages to the main server and to a node, faults, and the client end of
 //! a connection. Plain data, as protocol.md says it; what a message means is the roles' business.
 
+pub mod admin;
 pub mod connection;
 pub mod fault;
 pub mod frame;

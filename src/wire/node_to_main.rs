@@ -21,6 +21,19 @@ pub struct Space {
     /// What can still be stored, the reserve left alone.
     pub free_bytes: u64,
     pub chunks: u64,
+    /// Removed chunks that are kept for a while, and can go when the space is needed.
+    #[serde(default)]
+    pub trash_bytes: u64,
+}
+
+/// How far a node is with verifying what it holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubState {
+    /// Passes over everything that were ended since the node's start.
+    pub passes: u64,
+    /// Bytes verified in this pass, and bytes that it has to verify.
+    pub done_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// Joins the cluster (with an invite), or takes up work again after a start (after a `hello` with
@@ -51,6 +64,9 @@ pub struct AddMe {
     /// The main server's incarnation that the node saw last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_incarnation: Option<Incarnation>,
+    /// The node's own wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<WallTime>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -75,9 +91,29 @@ pub struct TokenKey {
     pub key: Secret,
 }
 
-/// The node goes: it is asked for nothing from now on.
+/// The node goes. For a while, by its own word: its copies are waited for until `back_in_s` is over.
+/// With `leave`, for good: everything is moved off it first, and this is asked again for the
+/// progress until `left` is true.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct DropMe {}
+pub struct DropMe {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_in_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave: bool,
+    /// Leave at once, even with the only copy of something.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DropMeReply {
+    /// The node is struck off: it can end, and its directory is of no more use.
+    #[serde(default)]
+    pub left: bool,
+    /// How far its draining is, for a node that leaves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<super::admin::DrainReply>,
+}
 
 /// A sign of life. The reply is held back until there are orders or the interval is over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,6 +135,17 @@ pub struct Heartbeat {
     /// Set when the node cannot store any more, with the reason (a failed disk, say).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+    /// Copies found damaged since the node's start.
+    #[serde(default)]
+    pub damaged_copies: u64,
+    #[serde(default)]
+    pub scrub: ScrubState,
+    /// Set while the node deletes nothing by this main server's word, as by `is_adopted`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unadopted: bool,
+    /// The node's own wall clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<WallTime>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -114,13 +161,54 @@ pub struct HeartbeatReply {
     /// Addresses of the nodes that the orders name.
     #[serde(default)]
     pub nodes: Addresses,
+    /// How far the catalog's journal is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalHead>,
+}
+
+/// What every node is told of the catalog's journal, so that any of them can say where it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalHead {
+    pub generation: u64,
+    /// The last piece that is on at least two nodes.
+    pub sequence: u64,
+    /// The nodes that keep it.
+    pub keepers: Addresses,
+    /// This node is to keep it, too: it should `follow`.
+    #[serde(default)]
+    pub follow: bool,
+}
+
+/// Asks for the next pieces of the catalog's journal, and says what is durable on the node already.
+/// The reply is held back until there are any, or the heartbeat's interval is over. On a connection
+/// of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follow {
+    /// The generation that the node has last; 0 for none.
+    #[serde(default)]
+    pub generation: u64,
+    /// Bytes of that generation's file that are durable on the node.
+    #[serde(default)]
+    pub durable_bytes: u64,
+}
+
+/// The payload goes to the end of the generation's file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowReply {
+    pub generation: u64,
+    /// Where in the file the payload belongs; other than `durable_bytes` when the node is to cut off
+    /// or begin anew.
+    pub offset: u64,
+    /// Generations before this one are of no more use.
+    pub keep_from: u64,
 }
 
 /// Something to do, sent again with each heartbeat until it is acknowledged.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
     pub order: u64,
-    /// Proof of what the order is about, and of whom it is from: a fetch token for this node.
+    /// Proof of what the order is about, and of whom it is from: a fetch token for this node; for
+    /// `remove` a remove token whose id is the BLAKE3 of the serials, 8 bytes each, big-endian.
     pub token: Token,
     pub action: Action,
 }
@@ -132,6 +220,14 @@ pub enum Action {
     Copy { targets: Vec<Target> },
     /// Verify the copy of the chunk that is here, and report it lost if it is damaged.
     Verify {},
+    /// Delete the copies with these serials. Not carried out, nor acknowledged, by a node that has
+    /// not adopted this main server.
+    Remove {
+        serials: List<Serial, MAX_ITEMS>,
+        /// Free the space at once.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        purge: bool,
+    },
 }
 
 /// A node to duplicate to, with the token to do so.
@@ -242,10 +338,13 @@ pub struct HeldChunk {
     pub length: u32,
     /// The first four bytes of the id's digest, as a big-endian number.
     pub fingerprint: u32,
+    /// It was removed, and is kept as trash: it does not count, and can be restored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trashed: bool,
 }
 
 /// What came of the comparison of one bucket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldingsReply {
     /// Copies that count again.
     pub found: u64,
@@ -253,6 +352,9 @@ pub struct HoldingsReply {
     pub lost: u64,
     /// Copies that the books know nothing of; the node keeps them.
     pub unknown: u64,
+    /// Trash that the books count on: to be restored, and the bucket's holdings sent again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub restore: Vec<Serial>,
 }
 
 /// The comparison is over: from now on the node's copies count.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use super::admin::*;
 use super::node_to_main::*;
 use super::{List, MAX_ITEMS, MAX_PART_CHUNKS, Outcome, requests};
 use crate::clock::WallTime;
-use crate::ids::{Address, ChunkId, DEFAULT_COPIES, NodeId, RequestId, Secret, Version};
+use crate::ids::{Address, ChunkId, DEFAULT_COPIES, NodeId, RequestId, Version};
 use crate::token::Token;
 
 requests! {
@@ -26,8 +27,16 @@ requests! {
         "bad_copy" => BadCopy -> Done,
         "invite" => Invite -> InviteReply,
         "status" => Status -> StatusReply,
+        "drain" => Drain -> DrainReply,
+        "forget" => Forget -> Done,
+        "adopt" => Adopt -> Done,
+        "explain" => Explain -> ExplainReply,
+        "what_if" => WhatIf -> WhatIfReply,
+        "copies" => SetCopies -> SetCopiesReply,
+        "removed" => ListRemoved -> ListRemovedReply,
+        "undelete" => Undelete -> UndeleteReply,
         "add_me" => AddMe -> AddMeReply,
-        "drop_me" => DropMe -> Done,
+        "drop_me" => DropMe -> DropMeReply,
         "heartbeat" => Heartbeat -> HeartbeatReply,
         "stored" => Stored -> StoredReply,
         "duplicated" => Duplicated -> DuplicatedReply,
@@ -35,6 +44,7 @@ requests! {
         "inventory" => Inventory -> InventoryReply,
         "holdings" => Holdings -> HoldingsReply,
         "compared" => Compared -> Done,
+        "follow" => Follow -> FollowReply,
     }
 }
 
@@ -299,6 +309,9 @@ pub struct Remove {
     /// The version that must be current.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_version: Option<Version>,
+    /// For good: nothing of it can be brought back, and its space is freed at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub purge: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,62 +326,4 @@ pub struct BadCopy {
     pub token: Token,
     /// What was wrong, for the log; at most 200 bytes are kept.
     pub what: String,
-}
-
-/// Asks for an invite for nodes. Administrators only.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Invite {
-    /// How many nodes may join with it; 1 when left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub uses: Option<u32>,
-    /// How long it is good; a day when left out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub valid_s: Option<u64>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InviteReply {
-    pub invite: Secret,
-    pub expires: WallTime,
-}
-
-/// Asks for the cluster's state; the nodes come in pages, by number.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub struct Status {
-    /// The last node of the page before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub after: Option<NodeId>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct StatusReply {
-    pub time: WallTime,
-    /// Files that can be seen.
-    pub files: u64,
-    pub chunks: u64,
-    pub copies: u64,
-    pub under_copied_chunks: u64,
-    pub nodes: List<NodeStatus, MAX_ITEMS>,
-    /// True when there are nodes after the last of these.
-    #[serde(default)]
-    pub more: bool,
-}
-
-/// A node as the main server sees it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct NodeStatus {
-    pub node: NodeId,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address: Option<Address>,
-    pub zone: String,
-    /// `alive`, `returning` (not compared yet), `suspect` or `dead`.
-    pub state: String,
-    /// Milliseconds since it was last heard; missing when not since the main server's start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub silent_ms: Option<u64>,
-    pub space: Space,
-    /// Payload bytes that came from clients in `store`, since the node's start, as of its last
-    /// heartbeat.
-    #[serde(default)]
-    pub received_bytes: u64,
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::node_to_main::JournalHead;
 use super::{List, MAX_ITEMS, Outcome, requests};
-use crate::ids::{ChunkId, NodeId};
+use crate::ids::{ChunkId, NodeId, Secret};
 use crate::token::Token;
 
 requests! {
@@ -11,6 +12,7 @@ requests! {
     ToNode {
         "store" => Store -> StoreReply,
         "fetch" => Fetch -> FetchReply,
+        "journal" => ReadJournal -> ReadJournalReply,
     }
 }
 
@@ -74,4 +76,34 @@ pub struct FetchReply {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchedChunk {
     pub length: u32,
+}
+
+/// Reads what the node keeps of the catalog's journal, for a main server that is built anew. What is
+/// kept is sealed; `secret`, which comes from the recovery key, shows that it is asked for by right.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReadJournal {
+    pub secret: Secret,
+    /// The generation to read from; 0 only asks what there is.
+    #[serde(default)]
+    pub generation: u64,
+    /// Where in its file.
+    #[serde(default)]
+    pub offset: u64,
+}
+
+/// The bytes asked for are the payload: as many as fit, none at the end.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct ReadJournalReply {
+    /// What is kept here.
+    pub kept: Vec<KeptGeneration>,
+    /// What the main server said last of the journal, and where it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<JournalHead>,
+}
+
+/// One generation of the journal: a snapshot and all changes since, in one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptGeneration {
+    pub generation: u64,
+    pub bytes: u64,
 }

@@ -217,6 +217,7 @@ impl Catalog for MemoryCatalog {
     fn confirm_copies(
         &self,
         confirmations: &[Confirmation],
+        _lease_until: WallTime,
     ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError> {
         let mut model = self.model();
         Ok(confirmations.iter().map(|said| model.confirm(said)).collect())
@@ -247,6 +248,7 @@ impl Catalog for MemoryCatalog {
         from: Serial,
         to: Serial,
         held: &[Holding],
+        _unknown_due: WallTime,
     ) -> Result<Reconciled, CatalogError> {
         self.change(|model| model.reconcile(node, from, to, held))
     }
@@ -362,6 +364,7 @@ impl Catalog for MemoryCatalog {
         path: &RemotePath,
         recursive: bool,
         if_version: Option<Version>,
+        _purge: bool,
     ) -> Result<u64, CatalogError> {
         self.change(|model| match model.answered(account, request, now)? {
             Some(Answer::Removed(count)) => Ok(count),

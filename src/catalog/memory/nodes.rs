@@ -21,6 +21,7 @@ impl Model {
         }
         let id = NodeId(self.nodes.len() as u32 + 1);
         self.nodes.push(NodeRecord {
+            standing: crate::catalog::Standing::Member,
             id,
             secret_fingerprint: secret,
             incarnation: None,

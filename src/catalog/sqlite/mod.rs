@@ -253,6 +253,7 @@ impl Catalog for SqliteCatalog {
     fn confirm_copies(
         &self,
         confirmations: &[Confirmation],
+        _lease_until: WallTime,
     ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError> {
         let confirmations = confirmations.to_vec();
         self.writer
@@ -284,6 +285,7 @@ impl Catalog for SqliteCatalog {
         from: Serial,
         to: Serial,
         held: &[Holding],
+        _unknown_due: WallTime,
     ) -> Result<Reconciled, CatalogError> {
         let held = held.to_vec();
         self.change("compare copies", move |b| inventory::reconcile(b, node, from, to, &held))
@@ -382,6 +384,7 @@ impl Catalog for SqliteCatalog {
         path: &RemotePath,
         recursive: bool,
         if_version: Option<Version>,
+        _purge: bool,
     ) -> Result<u64, CatalogError> {
         let path = path.clone();
         self.request(

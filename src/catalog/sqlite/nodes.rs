@@ -131,6 +131,7 @@ pub(super) fn nodes(conn: &Connection) -> Done<Vec<NodeRecord>> {
         let address = address.map(|text| text.parse()).transpose();
         let incarnation: Option<[u8; 16]> = row.get(2)?;
         nodes.push(NodeRecord {
+            standing: crate::catalog::Standing::Member,
             id: NodeId(row.get(0)?),
             secret_fingerprint: row.get(1)?,
             incarnation: incarnation.map(Incarnation::from_bytes),
