@@ -1,36 +1,84 @@
-//! Rows 16, 23, 32: kill -9 of any process at any time, under load.
+//! Rows 16, 23, 24, 32: kill -9 of any process at any time, under a load of everything.
 
-use crate::harness::load::Load;
-use crate::harness::{Random, TestCluster};
+use std::time::Instant;
 
-/// Kills of the whole test, of the main server and of nodes.
-const KILLS: usize = 24;
+use p2pdfs::wire::to_main::StatusReply;
+
+use crate::harness::mixed::{Mixed, times, took};
+use crate::harness::{Random, Setup, TestCluster};
+
+const NODES: usize = 4;
+const COPIES: u8 = 2;
+
+/// Removed files go at once, so that what is deleted meets what is stored.
+const QUICK: [&str; 4] = ["--keep-removed", "0s", "--collect-every", "300ms"];
 
 #[test]
-fn what_was_acknowledged_outlives_any_number_of_kill_9() {
+fn no_kill_9_under_a_mixed_load_loses_or_revives_anything() {
+    let kills = times("P2PDFS_KILLS", 200);
     let mut random = Random::announced();
-    let mut cluster = TestCluster::start(3);
-    let load = Load::start(&cluster, 4, 2, &mut random);
-    for _ in 0..KILLS {
-        // In the middle of the puts that are under way now.
-        load.wait_for_more(1 + random.below(4) as usize);
-        match random.below(4) {
+    let mut cluster = Setup::new(NODES).main_args(&QUICK).start();
+    let since = Instant::now();
+    let load = Mixed::start(&cluster, 4, COPIES, &mut random);
+    for kill in 1..=kills {
+        // In the middle of what is under way now.
+        load.wait_for_more(random.below(4) as usize);
+        match random.below(NODES as u64 + 1) {
             0 => {
                 cluster.main().kill();
                 cluster.start_main();
             }
-            victim => {
-                let index = victim as usize - 1;
-                cluster.node(index).kill();
-                // Now and then puts go on for a while without the node.
-                load.wait_for_more(random.below(3) as usize);
-                cluster.start_node(index);
-            }
+            victim => kill_node(&mut cluster, victim as usize - 1, &load, &mut random),
+        }
+        if kill % 1000 == 0 {
+            took(&format!("{kill} kills"), since);
         }
     }
-    cluster.wait_alive(3);
-    let puts = load.stop();
-    puts.assert_kept(&cluster);
+    let mut expected = load.stop();
+    cluster.wait_alive(NODES);
+    cluster.wait_status("every chunk has its copies, and no more", is_at_rest);
+    expected.assert_kept(&cluster);
     let witness = cluster.stop_and_check();
-    puts.assert_copied(&witness, 2);
+    expected.assert_exact(&witness, COPIES.into());
+    took("all", since);
+}
+
+/// Now and then it stays away for a while, and sometimes until its copies are made elsewhere: when it
+/// comes back, they are too many.
+fn kill_node(cluster: &mut TestCluster, index: usize, load: &Mixed, random: &mut Random) {
+    cluster.node(index).kill();
+    match random.below(50) {
+        0 => {
+            let states = |s: &StatusReply| s.nodes.iter().any(|node| node.state == "dead");
+            cluster.wait_status("the node is dead", states);
+            load.wait_for_more(random.below(20) as usize);
+        }
+        1..10 => load.wait_for_more(random.below(3) as usize),
+        _ => {}
+    }
+    cluster.start_node(index);
+}
+
+/// Nothing is left to be copied, trimmed, moved or deleted.
+pub fn is_at_rest(status: &StatusReply) -> bool {
+    let copies = status.under_copied_chunks + status.repair.surplus_copies;
+    let moves = status.repair.chunks_left + status.repair.moves_left;
+    status.is_surveyed && copies + moves + status.deletes.condemned_copies == 0
+}
+
+#[test]
+fn a_restart_of_the_main_server_fails_no_operation_that_had_time_to_succeed() {
+    let mut random = Random::announced();
+    let mut cluster = TestCluster::start(3);
+    let load = Mixed::start(&cluster, 4, 2, &mut random);
+    for _ in 0..10 {
+        load.wait_for_more(1 + random.below(5) as usize);
+        cluster.main().kill();
+        cluster.start_main();
+    }
+    // The clients waited for it: every operation came to a good end.
+    load.assert_all_acknowledged();
+    let mut expected = load.stop();
+    expected.assert_kept(&cluster);
+    cluster.stop_and_check();
 }

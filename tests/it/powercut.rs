@@ -4,12 +4,18 @@
 use std::fs::File;
 
 use p2pdfs::durable::SyncPoint;
+use p2pdfs::wire::to_main::StatusReply;
 
 use crate::harness::disk::{EntryJournal, LoopDisk};
-use crate::harness::load::{Load, Puts};
+use crate::harness::mixed::{Expected, Mixed, times};
 use crate::harness::{Random, Setup, TestCluster, bytes};
+use crate::kill9::is_at_rest;
 
-const CYCLES: usize = 12;
+const NODES: usize = 3;
+/// Removed files go at once.
+const QUICK: [&str; 4] = ["--keep-removed", "0s", "--collect-every", "300ms"];
+/// Segments of this size are full soon, and compacted soon; and nothing is kept as trash.
+const SMALL: [&str; 4] = ["--segment-size", "2M", "--trash-hold", "0s"];
 
 /// Names a sync that the programs leave out.
 const LEAVE_OUT: &str = "P2PDFS_LEAVE_OUT_SYNC";
@@ -59,22 +65,25 @@ fn what_was_acknowledged_outlives_power_cuts() {
     let mut random = Random::announced();
     let place = tempfile::TempDir::new().expect("a temporary directory");
     let journal = EntryJournal::new(place.path().join("journal"));
-    let mut setup = Setup::new(2)
+    let mut setup = Setup::new(NODES)
         .main_in(&main_disk.path())
         .nodes_in(&node_disk.path())
+        .main_args(&QUICK)
+        .node_args(&SMALL)
         .env("P2PDFS_ENTRY_JOURNAL", journal.path());
     // To see it fail: for the programs, which otherwise see nothing of the test's environment.
     if let Some(name) = std::env::var_os(LEAVE_OUT) {
         setup = setup.env(LEAVE_OUT, name);
     }
     let mut cluster = setup.start();
-    let mut puts = Puts::default();
-    for cycle in 0..CYCLES {
+    let mut expected = Expected::default();
+    for cycle in 0..times("P2PDFS_POWER_CUTS", 12) {
         let cut = [Cut::Main, Cut::Nodes, Cut::Both][cycle % 3];
-        let load = Load::start(&cluster, 3, 2, &mut random);
-        load.wait_for_more(1 + random.below(8) as usize);
+        let load = Mixed::start(&cluster, 3, 2, &mut random);
+        disturb(&mut cluster, cycle, &load, &mut random);
+        load.wait_for_more(1 + random.below(12) as usize);
         cluster.main().kill();
-        (0..2).for_each(|index| cluster.node(index).kill());
+        (0..NODES).for_each(|index| cluster.node(index).kill());
         if cut != Cut::Nodes {
             main_disk.cut();
         }
@@ -89,13 +98,32 @@ fn what_was_acknowledged_outlives_power_cuts() {
         }
         journal.take_back();
         cluster.start_main();
-        (0..2).for_each(|index| cluster.start_node(index));
-        cluster.wait_alive(2);
-        puts.extend(load.stop());
-        puts.assert_kept(&cluster);
+        (0..NODES).for_each(|index| cluster.start_node(index));
+        cluster.wait_alive(NODES);
+        expected.extend(load.stop());
+        expected.assert_kept(&cluster);
     }
+    cluster.wait_status("every chunk has its copies, and no more", is_at_rest);
     let witness = cluster.stop_and_check();
-    puts.assert_copied(&witness, 2);
+    expected.assert_exact(&witness, 2);
+}
+
+/// So that the cut meets copies that are being made, or too many of them that are being trimmed: a
+/// node is away until it is dead, or has come back from that. In the other cycles it meets what goes
+/// on all the time: removed files are collected, segments compacted, and the catalog's snapshot,
+/// which each start of the main server begins with, is on its way to the nodes.
+fn disturb(cluster: &mut TestCluster, cycle: usize, load: &Mixed, random: &mut Random) {
+    let index = random.below(NODES as u64) as usize;
+    if cycle % 4 < 2 {
+        return;
+    }
+    cluster.node(index).kill();
+    let is_dead = |s: &StatusReply| s.nodes.iter().any(|node| node.state == "dead");
+    cluster.wait_status("the node is dead", is_dead);
+    if cycle % 4 == 3 {
+        load.wait_for_more(random.below(20) as usize);
+        cluster.start_node(index);
+    }
 }
 
 #[test]

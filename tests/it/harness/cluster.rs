@@ -23,12 +23,22 @@ pub struct Setup {
     main_dir: Option<PathBuf>,
     node_dirs: Option<PathBuf>,
     env: Vec<(String, PathBuf)>,
+    main_args: Vec<String>,
+    node_args: Vec<String>,
 }
 
 impl Setup {
     /// A main server and `nodes` nodes of 1 GiB.
     pub fn new(nodes: usize) -> Setup {
-        Setup { nodes, space: "1G".to_string(), main_dir: None, node_dirs: None, env: Vec::new() }
+        Setup {
+            nodes,
+            space: "1G".to_string(),
+            main_dir: None,
+            node_dirs: None,
+            env: Vec::new(),
+            main_args: Vec::new(),
+            node_args: Vec::new(),
+        }
     }
 
     /// What each node offers.
@@ -52,6 +62,18 @@ impl Setup {
     /// An environment variable of every server.
     pub fn env(mut self, name: &str, value: impl Into<PathBuf>) -> Setup {
         self.env.push((name.to_string(), value.into()));
+        self
+    }
+
+    /// More flags of the main server.
+    pub fn main_args(mut self, args: &[&str]) -> Setup {
+        self.main_args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// More flags of every node.
+    pub fn node_args(mut self, args: &[&str]) -> Setup {
+        self.node_args.extend(args.iter().map(ToString::to_string));
         self
     }
 
@@ -173,14 +195,14 @@ impl TestCluster {
     pub fn main_command(&self, address: &str) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-main"));
         command.arg("--dir").arg(self.main_dir()).args(["--listen", address]);
-        command.args(["--heartbeat-ms", "500", "-v"]);
+        command.args(["--heartbeat-ms", "500", "-v"]).args(&self.setup.main_args);
         command
     }
 
     /// The command that runs a node which has joined before.
     pub fn node_command(&self, dir: &Path) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-node"));
-        command.arg("--dir").arg(dir).arg("-v");
+        command.arg("--dir").arg(dir).arg("-v").args(&self.setup.node_args);
         command
     }
 
@@ -214,6 +236,11 @@ impl TestCluster {
         self.nodes.push(TestNode { dir, process: None, address: None });
         self.run_node(index, &mut command).unwrap_or_else(|said| panic!("no node:\n{said}"));
         index
+    }
+
+    /// The nodes that join from now on have their directories in the cluster's own.
+    pub fn nodes_elsewhere(&mut self) {
+        self.setup.node_dirs = None;
     }
 
     /// Starts a node that was stopped or killed.

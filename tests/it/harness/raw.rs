@@ -61,6 +61,11 @@ pub fn index_of(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
+/// The number of the node with this index.
+pub fn node_at(index: usize) -> NodeId {
+    NodeId(index as u32 + 1)
+}
+
 /// Commits one file of these chunks.
 pub fn commit(
     main: &mut Connection,

@@ -1,0 +1,101 @@
+//! Rows 10 and 11: disks that are full for real, of bytes or of files.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::harness::{Setup, TestCluster, bytes};
+
+/// A file system in memory, of so many bytes and files. Needs root.
+struct Tmpfs(tempfile::TempDir);
+
+impl Tmpfs {
+    /// `None` where it cannot be made: said loudly, and with CI=true a failure.
+    fn new(options: &str) -> Option<Tmpfs> {
+        let tmpfs = Tmpfs(tempfile::TempDir::with_prefix("p2pdfs-full-").expect("a directory"));
+        let options = ["-t", "tmpfs", "-o", options, "none"];
+        let mounted = Command::new("mount").args(options).arg(tmpfs.0.path()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(tmpfs);
+        }
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "this test needs root");
+        eprintln!("NOT TESTED: this test needs root");
+        None
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().to_path_buf()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        // Lazily: after a failure something may still use it.
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// One node on a disk that is too small for what it offers, and one with room.
+fn beside_a_small_disk(options: &str, fill: impl Fn(&TestCluster)) {
+    let Some(disk) = Tmpfs::new(options) else { return };
+    let mut cluster = Setup::new(1).nodes_in(&disk.path()).space("1G").start();
+    cluster.nodes_elsewhere();
+    cluster.add_node();
+    cluster.wait_alive(2);
+    let cli = cluster.cli();
+    fill(&cluster);
+    // The small one is full by now. Storing goes on, on the other.
+    let content = bytes(31, 9 << 20);
+    cli.run_with(&["put", "--copies", "1", "-", "/more"], &content).ok();
+    assert!(cli.run(&["cat", "/more"]).stdout == content);
+    let witness = cluster.stop_and_check();
+    witness.assert_whole();
+}
+
+#[test]
+fn a_disk_that_is_full_in_earnest_costs_nothing_that_is_stored() {
+    beside_a_small_disk("size=24M", |cluster| {
+        for number in 0..12 {
+            let path = format!("/file-{number}");
+            let content = bytes(200 + number, 4 << 20);
+            cluster.cli().run_with(&["put", "--copies", "1", "-", &path], &content).ok();
+            assert!(cluster.cli().run(&["cat", &path]).stdout == content, "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_disk_that_takes_no_more_files_costs_nothing_that_is_stored() {
+    beside_a_small_disk("size=300M,nr_inodes=14", |cluster| {
+        for number in 0..12 {
+            let path = format!("/file-{number}");
+            let content = bytes(300 + number, 4 << 20);
+            cluster.cli().run_with(&["put", "--copies", "1", "-", &path], &content).ok();
+        }
+    });
+}
+
+#[test]
+fn on_a_full_disk_removing_still_works_and_makes_room() {
+    let Some(disk) = Tmpfs::new("size=24M") else { return };
+    let setup = Setup::new(1).nodes_in(&disk.path()).space("1G");
+    let setup = setup.main_args(&["--keep-removed", "0s", "--collect-every", "300ms"]);
+    let mut cluster = setup.node_args(&["--segment-size", "4M", "--trash-hold", "0s"]).start();
+    let cli = cluster.cli();
+    let put = |path: &str, seed| {
+        let content = bytes(seed, 3 << 20);
+        cli.run_with(&["--wait", "1", "put", "--copies", "1", "-", path], &content).code
+    };
+    let stored = (0..12).take_while(|n| put(&format!("/file-{n}"), 400 + n) == Some(0)).count();
+    assert!((2..12).contains(&stored), "{stored} of 12 files fit");
+    for number in 0..stored - 1 {
+        cli.ok(&["rm", &format!("/file-{number}")]);
+    }
+    cluster.wait_status("they are deleted", |status| status.deletes.condemned_copies == 0);
+    cluster.wait_status("there is room", |status| {
+        status.nodes.iter().all(|node| node.space.free_bytes > 6 << 20)
+    });
+    assert_eq!(put("/after", 500), Some(0));
+    let last = format!("/file-{}", stored - 1);
+    assert!(cli.run(&["cat", &last]).stdout == bytes(400 + stored as u64 - 1, 3 << 20));
+    cluster.stop_and_check();
+}
