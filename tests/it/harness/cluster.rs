@@ -25,6 +25,8 @@ pub struct Setup {
     env: Vec<(String, PathBuf)>,
     main_args: Vec<String>,
     node_args: Vec<String>,
+    /// The address that the main server listens on.
+    host: String,
 }
 
 impl Setup {
@@ -38,6 +40,7 @@ impl Setup {
             env: Vec::new(),
             main_args: Vec::new(),
             node_args: Vec::new(),
+            host: "127.0.0.1".to_string(),
         }
     }
 
@@ -74,6 +77,12 @@ impl Setup {
     /// More flags of every node.
     pub fn node_args(mut self, args: &[&str]) -> Setup {
         self.node_args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// The main server listens here, and not on the loopback interface.
+    pub fn host(mut self, host: &str) -> Setup {
+        self.host = host.to_string();
         self
     }
 
@@ -122,8 +131,8 @@ impl TestCluster {
         std::fs::create_dir(directory.path().join("home")).expect("a home directory");
         TestCluster {
             directory,
+            address: free_address(&setup.host),
             setup,
-            address: free_address(),
             main: None,
             nodes: Vec::new(),
             earlier: Vec::new(),
@@ -227,10 +236,15 @@ impl TestCluster {
 
     /// Joins one more node, with more flags.
     pub fn add_node_with(&mut self, args: &[&str]) -> usize {
+        self.add_node_inside(&[], args)
+    }
+
+    /// The same, run by another program, such as one that changes the network namespace.
+    pub fn add_node_inside(&mut self, runner: &[&str], args: &[&str]) -> usize {
         let index = self.nodes.len();
         let dir = self.setup.node_dirs.as_deref().unwrap_or(self.path());
         let dir = dir.join(format!("node-{}", index + 1));
-        let mut command = self.node_command(&dir);
+        let mut command = run_by(runner, self.node_command(&dir));
         command.args(["--main", self.address.as_str(), "--space", &self.setup.space]);
         command.args(args).env("P2PDFS_NODE_INVITE", self.invite());
         self.nodes.push(TestNode { dir, process: None, address: None });
@@ -293,16 +307,25 @@ impl TestCluster {
         settings["key"].as_str().expect("a key").parse().expect("the key is a secret")
     }
 
+    /// False where the main server has a host of its own.
+    pub fn is_on_loopback(&self) -> bool {
+        self.setup.host == "127.0.0.1"
+    }
+
+    fn dialing(&self) -> Dialing {
+        Dialing { insecure_plaintext: !self.is_on_loopback(), ..Dialing::default() }
+    }
+
     /// A connection to the main server under the account's key.
     pub fn connect(&self) -> Result<Connection, CallError> {
         let hello = Hello { key: Some(self.key()), ..Hello::new(Role::Client) };
-        Connection::open(&self.address, &Dialing::default(), &hello)
+        Connection::open(&self.address, &self.dialing(), &hello)
     }
 
     /// A connection to a node.
     pub fn connect_to_node(&self, index: usize) -> Result<Connection, CallError> {
         let hello = Hello::new(Role::Client);
-        Connection::open(&self.node_address(index), &Dialing::default(), &hello)
+        Connection::open(&self.node_address(index), &self.dialing(), &hello)
     }
 
     /// A new invite for one node.
@@ -363,10 +386,20 @@ impl Drop for TestCluster {
     }
 }
 
+/// The same command, run by another program. Its environment stays as it is.
+fn run_by(runner: &[&str], command: Command) -> Command {
+    let Some((program, options)) = runner.split_first() else { return command };
+    let mut outer = Command::new(program);
+    outer.args(options).arg(command.get_program()).args(command.get_args()).env_clear();
+    outer.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    outer.current_dir(command.get_current_dir().expect("it was set"));
+    outer
+}
+
 /// An address that nobody listens on. Its port is below those that the kernel gives to outgoing
 /// connections: a main server that comes back finds it free, and nobody who dials it meanwhile
 /// connects to himself.
-fn free_address() -> Address {
+fn free_address(host: &str) -> Address {
     let mut random = Random::new(u64::from_le_bytes({
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
@@ -374,7 +407,7 @@ fn free_address() -> Address {
     }));
     loop {
         let port = 15_000 + random.below(15_000) as u16;
-        if let Ok(listener) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+        if let Ok(listener) = std::net::TcpListener::bind((host, port)) {
             return listener.local_addr().expect("it is bound").into();
         }
     }

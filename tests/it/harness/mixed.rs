@@ -68,6 +68,7 @@ pub fn client(cluster: &TestCluster) -> Client {
     let mut settings = Settings::new(cluster.address().clone(), cluster.key());
     settings.patience = Patience { first: DEADLINE, established: DEADLINE };
     settings.threads = 4;
+    settings.insecure_plaintext = !cluster.is_on_loopback();
     Client::new(settings)
 }
 
