@@ -19,7 +19,7 @@ use crate::wire::FaultCode;
 pub struct FileLine {
     pub from: String,
     pub to: String,
-    /// `stored`, `fetched`, `skipped` or `failed`.
+    /// `stored`, `fetched`, `verified`, `skipped` or `failed`.
     pub status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
@@ -190,6 +190,13 @@ impl Observer for Progress {
                 state.totals.files += 1;
                 state.totals.bytes += file.size;
                 line.status = "fetched";
+                (line.version, line.size) = (Some(file.version), Some(file.size));
+            }
+            Report::Verified(file) => {
+                let mut state = self.state.borrow_mut();
+                state.totals.files += 1;
+                state.totals.bytes += file.size;
+                line.status = "verified";
                 (line.version, line.size) = (Some(file.version), Some(file.size));
             }
             Report::Skipped(reason) => {
