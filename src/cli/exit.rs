@@ -28,7 +28,7 @@ impl Exit {
         use FaultCode::*;
         match code {
             NotFound => Exit::NotFound,
-            Denied | TokenExpired | HelloFirst | StaleDirectory => Exit::NotAllowed,
+            Denied | TokenExpired | HelloFirst | StaleDirectory | Left => Exit::NotAllowed,
             HashMismatch | HashUnsafe | Damaged => Exit::Damaged,
             NotStored | NoSpace | TooFewNodes | Busy | Timeout | Stopping | Unreachable => {
                 Exit::Unavailable

@@ -392,6 +392,7 @@ impl Service for Node {
                     let parts: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
                     connection.reply(Ok(reply), &parts);
                 }
+                ToNode::ReadJournal(_) => panic!("a client asks for no journal"),
             }
         }
     }
