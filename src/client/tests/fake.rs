@@ -34,6 +34,10 @@ pub enum Trouble {
     NodeForgets(u32),
     /// The node says so, and the books name the copy on this other node instead.
     CopyMoves(u32, u32),
+    /// The file is removed when it is opened.
+    OpenIsLate(&'static str),
+    /// The chunk is removed, everywhere, when it is read.
+    FetchIsLate,
 }
 
 #[derive(Default)]
@@ -128,13 +132,6 @@ impl Fake {
         }
     }
 
-    /// Takes a file away, and its chunks.
-    pub fn remove(&self, path: &str) {
-        let mut state = lock(&self.shared);
-        let (_, ids) = state.files.remove(path).expect("it is there");
-        ids.iter().for_each(|id| drop(state.chunks.remove(id)));
-    }
-
     pub fn stop_node(&self, node: usize) {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)[node - 1].stop();
     }
@@ -211,6 +208,15 @@ fn answer(connection: &mut ServerConnection, state: &mut State, request: ToMain)
             connection.reply(Ok(CommitReply { files }), &[])
         }
         ToMain::Open(request) => {
+            let is_late = |trouble: &Trouble| match trouble {
+                Trouble::OpenIsLate(path) => request.files.iter().any(|file| file.path == *path),
+                _ => false,
+            };
+            if let Some(at) = state.trouble.iter().position(is_late)
+                && let Trouble::OpenIsLate(path) = state.trouble.remove(at)
+            {
+                state.files.remove(path);
+            }
             let files = request.files.iter().map(|file| {
                 let Some((facts, ids)) = state.files.get(&file.path) else {
                     return Outcome::Fault(not_found());
@@ -412,7 +418,10 @@ fn forgets(state: &mut State, node: u32, id: &ChunkId) -> bool {
         }
         return true;
     }
-    state.takes(&Trouble::NodeForgets(node))
+    if state.takes(&Trouble::FetchIsLate) {
+        state.chunks.remove(id);
+    }
+    state.takes(&Trouble::NodeForgets(node)) || !state.chunks.contains_key(id)
 }
 
 fn store(state: &mut State, node: u32, id: ChunkId, bytes: &[u8]) -> Result<StoredChunk, Fault> {

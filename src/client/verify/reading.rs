@@ -202,12 +202,7 @@ fn read(
     }
 }
 
-fn all_unreachable(
-    node: NodeId,
-    buffer: PayloadBuffer,
-    tasks: Vec<Task>,
-    why: String,
-) -> ReadDone {
+fn all_unreachable(node: NodeId, buffer: PayloadBuffer, tasks: Vec<Task>, why: String) -> ReadDone {
     let bad = |task| (task, Found::Bad(CopyProblem::Unreachable(why.clone())));
     let found = tasks.into_iter().map(bad).collect();
     ReadDone { node, buffer, found, trouble: Some(why) }
