@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::causes::with_causes;
 use crate::wire::FaultCode;
 
 /// Exit codes, an interface of all programs.
@@ -84,16 +85,4 @@ impl Failure {
         }
         self.exit.into()
     }
-}
-
-/// An error and what caused it, as one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{exit_of, failure, shown};
-use crate::client::{ClientError, Observer, Report, with_sources};
+use crate::causes::with_causes;
+use crate::client::{ClientError, Observer, Report};
 use crate::ids::Version;
 use crate::wire::FaultCode;
 
@@ -95,7 +96,7 @@ impl Progress {
     fn failed(&self, from: &OsStr, line: &mut FileLine, error: &ClientError) {
         line.status = "failed";
         line.code = error.code();
-        line.reason = Some(with_sources(error));
+        line.reason = Some(with_causes(error));
         let name = if from == "-" { "stdin".to_string() } else { shown(from) };
         let mut failure = failure(&format!("cannot {} {name}", self.verb), error);
         match error {

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-pub use error::{ClientError, CopyFailure, with_sources};
+pub use error::{ClientError, CopyFailure};
 pub use get::{Download, FetchedFile};
 pub use observer::{Observer, Quiet, Report};
 pub use patience::{Cancel, Patience};
