@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::{ChunkKey, CopyProblem, Event, ProblemCopy, Verify};
+use crate::causes::with_causes;
 use crate::client::error::is_transient;
 use crate::client::patience::Tries;
 use crate::client::read_chunk::{Wanted, check_chunks, report_bad};
-use crate::client::{ClientError, Inner, with_sources};
+use crate::client::{ClientError, Inner};
 use crate::ids::{Address, ChunkId, NodeId};
 use crate::token::Token;
 use crate::wire::connection::CallError;
@@ -187,7 +188,7 @@ fn read(
     let reads = reader.exchange(&wanted, &mut buffer);
     let tasks = keys.into_iter().zip(wanted).map(|(key, wanted)| Task { key, wanted });
     match reads {
-        Err(error) => all_unreachable(node, buffer, tasks.collect(), with_sources(&error)),
+        Err(error) => all_unreachable(node, buffer, tasks.collect(), with_causes(&error)),
         Ok(faults) => {
             let judge = |(mut task, fault): (Task, Option<Fault>)| {
                 let found = match fault {
@@ -248,7 +249,7 @@ impl Reader<'_> {
                 Err(ClientError::Refused(fault)) if fault.code == FaultCode::NotFound => {
                     return Found::Gone;
                 }
-                Err(error) => return unreachable(with_sources(&error)),
+                Err(error) => return unreachable(with_causes(&error)),
             };
             let Some(place) = chunk.copies.iter().find(|place| place.node == self.node) else {
                 return Found::Moved(chunk);
@@ -264,7 +265,7 @@ impl Reader<'_> {
                     None => return Found::Good,
                     Some(fault) => fault,
                 },
-                Err(error) => return unreachable(with_sources(&error)),
+                Err(error) => return unreachable(with_causes(&error)),
             };
         }
         match fault.code {
