@@ -1,5 +1,6 @@
 //! What the system decides, as pure functions: plain values in, verdicts out. `simulation` drives
 //! them together, with thousands of nodes.
+pub mod brakes;
 pub mod inventory;
 pub mod liveness;
 pub mod mass_silence;
