@@ -1,6 +1,5 @@
-//! `invite` and `status`.
+//! What administrators decide: `invite`, `adopt`, and what is asked about copies and names.
 
-use std::ops::Bound;
 use std::time::Duration;
 
 use super::Main;
@@ -9,7 +8,7 @@ use crate::catalog::AccountRecord;
 use crate::ids::Secret;
 use crate::wire::admin::*;
 use crate::wire::to_main::Done;
-use crate::wire::{Fault, FaultCode, MAX_ITEMS};
+use crate::wire::{Fault, FaultCode};
 
 const DEFAULT_VALID_S: u64 = 24 * 3600;
 const MAX_VALID_S: u64 = 30 * 24 * 3600;
@@ -38,68 +37,9 @@ impl Main {
         log::info!("invite made account={} uses={uses} valid_s={valid_s}", account.name);
         Ok(InviteReply { invite, expires })
     }
-
-    /// Serves `status`.
-    pub(super) fn status(
-        &self,
-        account: &AccountRecord,
-        request: Status,
-    ) -> Result<StatusReply, Fault> {
-        admins_only(account, "see the cluster's state")?;
-        let totals = self.catalog.totals().map_err(|error| self.fault(error))?;
-        let now = self.clock.now();
-        let interval = self.nodes.interval();
-        let table = self.nodes.lock();
-        let after = request.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = table.nodes.range((after, Bound::Unbounded));
-        let page = rest.by_ref().take(MAX_ITEMS).map(|(_, node)| NodeStatus {
-            node: node.id,
-            address: node.address.clone(),
-            zone: node.zone.clone(),
-            state: node.state(interval, now).name().to_string(),
-            silent_ms: node.silent(now).map(|silent| silent.as_millis() as u64),
-            space: node.room.reported(),
-            received_bytes: node.received_bytes,
-            draining: false,
-            failed: node.failure.clone(),
-            damaged_copies: 0,
-            scrub: Default::default(),
-            drain_left: None,
-        });
-        let nodes = page.collect();
-        let more = rest.next().is_some();
-        drop(table);
-        Ok(StatusReply {
-            time: self.clock.wall(),
-            files: totals.files,
-            chunks: totals.chunks,
-            copies: totals.copies,
-            under_copied_chunks: self.copier.known(),
-            single_copy_chunks: 0,
-            unreadable_chunks: 0,
-            lost_chunks: 0,
-            files_at_risk: 0,
-            is_surveyed: false,
-            repair: Default::default(),
-            deletes: Default::default(),
-            journal: Default::default(),
-            last_commit_ms: None,
-            notices: Vec::new(),
-            nodes,
-            more,
-        })
-    }
 }
 
 impl Main {
-    pub(super) fn drain(&self, _: &AccountRecord, _: Drain) -> Result<DrainReply, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn forget(&self, _: &AccountRecord, _: Forget) -> Result<Done, Fault> {
-        unimplemented!()
-    }
-
     pub(super) fn adopt(&self, _: &AccountRecord, _: Adopt) -> Result<Done, Fault> {
         unimplemented!()
     }
@@ -141,7 +81,8 @@ impl Main {
     }
 }
 
-fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fault> {
+/// Fails unless the account is an administrator's.
+pub(super) fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fault> {
     match account.is_admin {
         true => Ok(()),
         false => {

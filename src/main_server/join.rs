@@ -1,4 +1,4 @@
-//! `add_me` and `drop_me`: how a node comes and goes.
+//! `add_me`: how a node comes.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::session::Session;
 use crate::catalog::{CatalogError, NodeRecord, NodeStart, Refusal};
 use crate::ids::NodeId;
 use crate::wire::connection::Dialing;
-use crate::wire::node_to_main::{AddMe, AddMeReply, DropMe, DropMeReply};
+use crate::wire::node_to_main::{AddMe, AddMeReply};
 use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, MAX_PREVIOUS, Message, Role};
 
 /// The most bytes of a zone's name.
@@ -168,15 +168,6 @@ impl Main {
             keys: self.nodes.keys_for(node, None),
             interval_ms: self.nodes.interval().as_millis() as u64,
         })
-    }
-
-    /// The node goes.
-    pub(super) fn drop_me(&self, node: NodeId, _: DropMe) -> Result<DropMeReply, Fault> {
-        // The node may rely on its confirmations from here on.
-        self.catalog.sync().map_err(|error| self.fault(error))?;
-        self.nodes.stopped(node);
-        self.wake_upkeep();
-        Ok(DropMeReply::default())
     }
 }
 

@@ -15,6 +15,7 @@ mod heartbeat;
 mod inventory;
 mod join;
 mod keys;
+mod leaving;
 mod names;
 mod node;
 mod nodes;
@@ -22,6 +23,7 @@ mod orders;
 mod read;
 mod room;
 mod session;
+mod status;
 #[cfg(test)]
 mod tests;
 mod under_way;
