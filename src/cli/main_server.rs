@@ -139,6 +139,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::because(Exit::Failed, "cannot listen", &error))?;
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let directory = Directory::open(dir, address).map_err(|error| cannot_open(dir, &error))?;
     if directory.is_new {
         let file = directory.client_file.display();
@@ -148,10 +149,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let catalog_failures = catalog.failures();
     let mut server = MainServer::start(config(flags), catalog, listener, Clock::system())
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
-    let metrics = flags
-        .metrics
-        .map(|at| metrics_endpoint::start(at, flags.insecure_plaintext, server.metrics()))
-        .transpose()?;
+    let metrics = metrics_endpoint::start(metrics, server.metrics())?;
     announce(address);
     let failures = server.failures();
     let why = select! {
