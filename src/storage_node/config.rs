@@ -27,6 +27,9 @@ pub struct NodeConfig {
     pub invite: Option<Secret>,
     /// Allow plain text to and from other machines.
     pub insecure_plaintext: bool,
+    /// How long the node is expected to be away when it stops; the main server waits so long before
+    /// it has copies made elsewhere.
+    pub back_in: Duration,
     pub limits: NodeLimits,
     pub clock: Clock,
 }
@@ -46,6 +49,7 @@ impl NodeConfig {
             address: None,
             invite: None,
             insecure_plaintext: false,
+            back_in: Duration::from_secs(600),
             limits: NodeLimits::default(),
             clock: Clock::system(),
         }
@@ -66,8 +70,12 @@ pub struct NodeLimits {
     pub fetch_bytes: u64,
     /// How long a request waits for such bytes before it is `busy`.
     pub budget_patience: Duration,
+    /// Bytes of chunks held at once for copies that the main server ordered.
+    pub copy_bytes: u64,
     /// How long a durable copy waits to be confirmed before its store is `busy`.
     pub confirm_patience: Duration,
+    /// How long a node that stops waits for the main server to hear its goodbye.
+    pub parting_patience: Duration,
 }
 
 impl Default for NodeLimits {
@@ -78,7 +86,9 @@ impl Default for NodeLimits {
             duplicate_bytes: 16 << 20,
             fetch_bytes: 32 << 20,
             budget_patience: Duration::from_secs(10),
+            copy_bytes: 32 << 20,
             confirm_patience: Duration::from_secs(10),
+            parting_patience: Duration::from_secs(3),
         }
     }
 }

@@ -11,6 +11,7 @@ mod buffers;
 mod config;
 mod confirmer;
 mod control;
+mod copying;
 mod counters;
 mod error;
 mod exchange;
@@ -21,10 +22,13 @@ mod identity;
 mod inventory;
 mod join;
 mod keys;
+mod leaving;
 mod node;
 mod orders;
+mod recent;
 mod service;
 mod shared;
+mod sockets;
 mod store;
 mod verifier;
 
@@ -33,4 +37,5 @@ mod tests;
 
 pub use config::{NodeConfig, NodeLimits};
 pub use error::NodeError;
+pub use leaving::Leaving;
 pub use node::Node;
