@@ -20,7 +20,7 @@ use crate::wire::FaultCode;
 pub struct FileLine {
     pub from: String,
     pub to: String,
-    /// `stored`, `fetched`, `skipped` or `failed`.
+    /// `stored`, `fetched`, `verified`, `skipped` or `failed`.
     pub status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
@@ -127,7 +127,8 @@ impl Progress {
     }
 }
 
-fn bar() -> ProgressBar {
+/// A bar of bytes, with their rate and the time that is left.
+pub fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(8));
     let template = "{wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
@@ -191,6 +192,13 @@ impl Observer for Progress {
                 state.totals.files += 1;
                 state.totals.bytes += file.size;
                 line.status = "fetched";
+                (line.version, line.size) = (Some(file.version), Some(file.size));
+            }
+            Report::Verified(file) => {
+                let mut state = self.state.borrow_mut();
+                state.totals.files += 1;
+                state.totals.bytes += file.size;
+                line.status = "verified";
                 (line.version, line.size) = (Some(file.version), Some(file.size));
             }
             Report::Skipped(reason) => {

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::remote;
+use super::{remote, short_id};
 use crate::cli::client::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{counted, failure, print, print_json, shown, table, utc};
@@ -225,7 +225,7 @@ fn chunks_of(
     let mut lines: Vec<ChunkLine> = Vec::new();
     while (lines.len() as u64) < count {
         let from = lines.len() as u64;
-        let (opened, addresses) = context.client.explain(path, Some(version), from)?;
+        let (opened, addresses) = context.client.places(path, Some(version), from)?;
         if opened.chunks.is_empty() {
             return Err(ClientError::Unsuitable("the main server left out chunks of it"));
         }
@@ -281,12 +281,9 @@ fn chunk_row(chunk: &ChunkLine) -> Vec<String> {
         None => format!("node {}", copy.node),
     };
     let copies: Vec<String> = chunk.copies.iter().map(copy).collect();
-    let id = chunk.id.to_string();
-    // Enough of the digest to tell chunks apart; --json has all of it.
-    let end = id.len().min(chunk.id.algorithm().name().len() + 1 + 12);
     vec![
         format!("chunk {}", chunk.index),
-        format!("{}..", &id[..end]),
+        short_id(&chunk.id),
         format!("{:>9}", ByteSize(chunk.length.into())),
         if copies.is_empty() { "no copy".to_string() } else { copies.join(", ") },
     ]
