@@ -30,8 +30,35 @@ pub struct NodeConfig {
     /// How long the node is expected to be away when it stops; the main server waits so long before
     /// it has copies made elsewhere.
     pub back_in: Duration,
+    pub scrub: ScrubConfig,
+    /// How long a removed chunk can be restored for sure.
+    pub trash_hold: Duration,
     pub limits: NodeLimits,
     pub clock: Clock,
+}
+
+/// How the node verifies what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubConfig {
+    pub rate: ScrubRate,
+    /// From the begin of one pass over everything to that of the next, if there is time to spare.
+    pub every: Duration,
+}
+
+/// How fast a node reads what it holds, to verify it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScrubRate {
+    /// Not at all.
+    Off,
+    BytesPerSecond(u64),
+    Unlimited,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> ScrubConfig {
+        let rate = ScrubRate::BytesPerSecond(8 << 20);
+        ScrubConfig { rate, every: Duration::from_secs(24 * 3600) }
+    }
 }
 
 /// The most bytes in the name of a zone.
@@ -50,6 +77,8 @@ impl NodeConfig {
             invite: None,
             insecure_plaintext: false,
             back_in: Duration::from_secs(600),
+            scrub: ScrubConfig::default(),
+            trash_hold: Duration::from_secs(3600),
             limits: NodeLimits::default(),
             clock: Clock::system(),
         }

@@ -144,7 +144,7 @@ impl Control<'_> {
             };
             self.interval = Duration::from_millis(reply.interval_ms);
             self.confirm_again(&mut connection)?;
-            inventory::compare(&mut connection, &member.store, &self.shared.confirmer)?;
+            inventory::compare(&mut connection, &member, &self.shared.confirmer)?;
             self.compared_with = Some(reply.incarnation);
         }
         drop(member);
@@ -202,8 +202,8 @@ impl Control<'_> {
             newest_key: shared.keys.newest(),
             acknowledged: shared.orders.done().into(),
             failed: member.failure(),
-            damaged_copies: 0,
-            scrub: Default::default(),
+            damaged_copies: shared.counters.damaged(),
+            scrub: shared.scrub.state(),
             unadopted: !shared.is_adopted(),
             time: Some(shared.clock.wall()),
         };

@@ -40,6 +40,11 @@ impl Counters {
         self.stored.load(Ordering::Relaxed)
     }
 
+    /// Copies found damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     /// Transfers under way now.
     pub fn transfers(&self) -> u32 {
         self.transfers.load(Ordering::Relaxed)

@@ -42,7 +42,7 @@ pub(super) fn open_store(
     config: &NodeConfig,
 ) -> Result<Option<Member>, NodeError> {
     let file = shared.identity.get();
-    let options = StoreOptions::offering(file.space_bytes);
+    let options = options(config, file.space_bytes);
     let (store, report) = match Store::open(&config.directory, options) {
         Ok(opened) => opened,
         // The store is made before the number is noted, so there never was one.
@@ -61,6 +61,14 @@ pub(super) fn open_store(
     }
     tell(&report, &config.directory);
     Ok(Some(Member::new(found, store, report.highest_serial, config.clock.clone())))
+}
+
+fn options(config: &NodeConfig, space_bytes: u64) -> StoreOptions {
+    StoreOptions {
+        trash_hold: config.trash_hold,
+        clock: config.clock.clone(),
+        ..StoreOptions::offering(space_bytes)
+    }
 }
 
 fn tell(report: &OpenReport, directory: &Path) {
@@ -102,7 +110,7 @@ pub(super) fn join(
     let mut connection = shared.dial_control().map_err(|error| failed(error.into()))?;
     let reply = add_me(shared, &mut connection, Some(invite)).map_err(failed)?;
     let id = StoreId { cluster: reply.cluster, node: reply.node };
-    let options = StoreOptions::offering(shared.identity.get().space_bytes);
+    let options = options(config, shared.identity.get().space_bytes);
     Store::create(directory, id, reply.time, &OWN_FILES)?;
     let (store, report) = Store::open(directory, options)?;
     let membership = Membership { cluster: reply.cluster, node: reply.node };
@@ -177,6 +185,9 @@ fn is_unregistered(fault: &Fault) -> bool {
 /// Notes that this start is the registered one, and by whom.
 fn registered(shared: &Shared, reply: &AddMeReply) -> Result<(), NodeError> {
     shared.set_adopted(reply.is_adopted);
+    if let Some(member) = shared.member().filter(|_| reply.is_adopted) {
+        member.store.wake_compaction();
+    }
     let own: Incarnation = shared.incarnation;
     let file = shared.identity.get();
     let main = if reply.is_adopted { Some(reply.incarnation) } else { file.main_incarnation };

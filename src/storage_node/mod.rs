@@ -8,6 +8,7 @@
 //! `orders`.
 
 mod buffers;
+mod compaction;
 mod config;
 mod confirmer;
 mod control;
@@ -26,6 +27,7 @@ mod leaving;
 mod node;
 mod orders;
 mod recent;
+mod scrub;
 mod service;
 mod shared;
 mod sockets;
@@ -35,7 +37,7 @@ mod verifier;
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeConfig, NodeLimits};
+pub use config::{NodeConfig, NodeLimits, ScrubConfig, ScrubRate};
 pub use error::NodeError;
 pub use leaving::Leaving;
 pub use node::Node;

@@ -13,7 +13,8 @@ use crate::server::{Limits, Server};
 use crate::wire::CallError;
 use crate::wire::node_to_main::AddMeReply;
 
-use super::config::NodeConfig;
+use super::compaction;
+use super::config::{NodeConfig, ScrubRate};
 use super::control::{self, FirstContact};
 use super::counters::Counters;
 use super::error::NodeError;
@@ -21,6 +22,7 @@ use super::identity::{DirectoryLock, Identity};
 use super::join;
 use super::keys::Keys;
 use super::orders;
+use super::scrub;
 use super::service::NodeService;
 use super::shared::Shared;
 use super::sockets::Dialled;
@@ -131,6 +133,9 @@ impl Node {
         drop(stop);
         let shared = self.shared.clone();
         shared.orders.stop();
+        if let Some(member) = shared.member() {
+            member.store.wake_compaction();
+        }
         // A stale copy must not say goodbye in the name of the node that it is not any more.
         let parts = self.control.is_some() && !shared.is_given_up();
         let is_heard = parts && control::part(&shared);
@@ -229,6 +234,12 @@ impl Starting {
         for _ in 0..orders::WORKERS {
             let shared = shared.clone();
             running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
+        }
+        let for_compaction = shared.clone();
+        let compact = move || compaction::run(&for_compaction);
+        running.workers.push(spawn("compaction", compact)?);
+        if shared.scrubbing.rate != ScrubRate::Off {
+            running.workers.push(spawn("scrub", move || scrub::run(&shared))?);
         }
         Ok(running)
     }

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::causes::with_causes;
 use crate::clock::{Clock, Moment};
 use crate::ids::{Address, ChunkId, Incarnation, Serial};
-use crate::segments::{Store, StoreError};
+use crate::segments::{Store, StoreError, Ticket};
 use crate::server::Budget;
 use crate::wire::connection::Dialing;
 use crate::wire::frame::PayloadBuffer;
@@ -18,7 +18,7 @@ use crate::wire::node_to_main::Space;
 use crate::wire::{CallError, Fault, Hello, Role};
 
 use super::buffers::Pool;
-use super::config::{NodeConfig, NodeLimits};
+use super::config::{NodeConfig, NodeLimits, ScrubConfig};
 use super::confirmer::Confirmer;
 use super::control::FirstContact;
 use super::counters::Counters;
@@ -29,6 +29,7 @@ use super::identity::{Identity, Membership};
 use super::keys::{Keys, MainTime};
 use super::orders::Orders;
 use super::recent::Recent;
+use super::scrub::Scrub;
 use super::sockets::{Dialled, Sockets};
 
 /// Memory kept for payloads and reads while nothing needs it.
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub peers: Peers,
     pub orders: Orders,
     pub recent: Recent,
+    pub scrubbing: ScrubConfig,
+    pub scrub: Scrub,
     pub links: Links,
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
@@ -134,6 +137,8 @@ impl Shared {
             peers: Peers::new(insecure_plaintext, links.peers.clone()),
             links,
             orders: Orders::default(),
+            scrubbing: config.scrub,
+            scrub: Scrub::default(),
             stop,
             fatal,
             given_up: AtomicBool::new(false),
@@ -245,9 +250,20 @@ impl Shared {
         }
         self.confirmer.lost(serial);
     }
+
+    /// Has the main server told of copies that were found damaged and are held no more.
+    pub fn report_damaged(&self, damaged: &[(Serial, Option<ChunkId>)]) {
+        for (serial, id) in damaged {
+            self.counters.count_damaged();
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
+            log::warn!("copy damaged, dropped chunk={id} serial={serial}");
+            self.confirmer.lost(*serial);
+        }
+    }
 }
 
 impl Member {
+    /// Of this node, in this store.
     pub fn new(
         membership: Membership,
         store: Store,
@@ -291,12 +307,14 @@ impl Member {
         let space = self.store.space();
         let now = self.clock.now();
         let is_full = self.lock_full().is_some_and(|since| now.since(since) < FULL_FOR);
+        let reclaimable = space.trash() + space.dead;
         Space {
             offered_bytes: space.offered,
-            used_bytes: space.used,
+            // So that nodes with as much to keep are as full, however much they have yet to free.
+            used_bytes: space.used.saturating_sub(reclaimable),
             free_bytes: if is_full { 0 } else { space.free },
             chunks: space.chunks,
-            trash_bytes: 0,
+            trash_bytes: space.trash(),
         }
     }
 
@@ -305,13 +323,31 @@ impl Member {
     pub fn remove(&self, serials: &[Serial], purge: bool) -> Result<usize, StoreError> {
         let mut tickets = Vec::new();
         for serial in serials {
-            let ticket: Option<crate::segments::Ticket> = unimplemented!("{serial} {purge}");
-            tickets.extend(ticket);
+            tickets.extend(self.store.remove(*serial, purge)?);
         }
-        if let Some(last) = tickets.iter().max() {
-            self.store.wait_durable(*last)?;
-        }
+        self.wait_durable(&tickets)?;
         Ok(tickets.len())
+    }
+
+    /// Brings chunks back from the trash, for good, as far as that goes.
+    pub fn restore(&self, serials: &[Serial]) {
+        let mut tickets = Vec::new();
+        for serial in serials {
+            match self.store.restore(*serial) {
+                Ok(ticket) => tickets.extend(ticket),
+                Err(error) => {
+                    log::warn!("not restored serial={serial} error={}", with_causes(&error));
+                }
+            }
+        }
+        match self.wait_durable(&tickets) {
+            Ok(()) => log::info!("restored from the trash chunks={}", tickets.len()),
+            Err(error) => drop(self.fault(&error)),
+        }
+    }
+
+    fn wait_durable(&self, tickets: &[Ticket]) -> Result<(), StoreError> {
+        tickets.iter().max().map_or(Ok(()), |last| self.store.wait_durable(*last))
     }
 
     fn lock_full(&self) -> MutexGuard<'_, Option<Moment>> {

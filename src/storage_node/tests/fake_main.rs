@@ -15,7 +15,7 @@ use crate::server::{Limits, Server, ServerConnection, Service};
 use crate::token::{Claims, Operation, Token};
 use crate::wire::connection::Dialing;
 use crate::wire::node_to_main::*;
-use crate::wire::to_main::{Addresses, Done, ToMain};
+use crate::wire::to_main::{Done, ToMain};
 use crate::wire::{Connection, Fault, FaultCode, Hello, HelloReply, Outcome, Role};
 
 pub use super::books::{Books, KnownNode, TIME, Told};

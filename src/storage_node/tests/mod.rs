@@ -7,6 +7,7 @@ mod duplicate;
 mod fake_main;
 mod fetch;
 mod life;
+mod removal;
 mod start;
 mod stopping;
 mod store;
