@@ -24,6 +24,7 @@ mod inventory;
 mod join;
 mod keys;
 mod leaving;
+mod metrics;
 mod node;
 mod orders;
 mod recent;
