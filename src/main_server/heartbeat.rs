@@ -91,9 +91,9 @@ impl Main {
         session: u64,
         beat: &Heartbeat,
     ) -> Result<HeartbeatReply, Fault> {
-        if self.nodes.check_working(node, Some(beat.incarnation)) == Err(NotWorking::Outdated(node))
-        {
-            return Err(NotWorking::Outdated(node).into());
+        match self.nodes.check_working(node, Some(beat.incarnation)) {
+            Err(over @ (NotWorking::Outdated(_) | NotWorking::Left(_))) => return Err(over.into()),
+            Err(NotWorking::Unknown(_) | NotWorking::NotAdded(_)) | Ok(()) => {}
         }
         let mut nodes = Addresses::new();
         let mut orders = Vec::new();

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::bell::Bell;
 use super::keys::KeyRing;
 use super::room::Room;
-use crate::catalog::NodeRecord;
+use crate::catalog::{NodeRecord, Standing};
 use crate::clock::{Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Serial};
 use crate::policy::liveness::{Signs, State};
 use crate::policy::placement::Candidate;
-use crate::wire::node_to_main::Order;
+use crate::wire::node_to_main::{Heartbeat, Order, ScrubState};
 
 /// The connection on which a node is added and sends its heartbeats.
 #[derive(Debug, Clone)]
@@ -61,6 +61,7 @@ pub struct Node {
     pub zone: String,
     /// Equal for nodes in one zone.
     pub zone_number: u32,
+    pub standing: Standing,
     pub signs: Signs,
     /// It was added since this main server's start.
     pub is_added: bool,
@@ -70,6 +71,12 @@ pub struct Node {
     pub received_bytes: u64,
     /// Why it cannot store any more, by its own word.
     pub failure: Option<String>,
+    pub scrub: ScrubState,
+    pub damaged_copies: u64,
+    /// It deletes nothing by this main server's word.
+    pub is_unadopted: bool,
+    /// Its own wall clock, and when it said so.
+    pub its_time: Option<(WallTime, Moment)>,
     pub keys: KeyRing,
     /// The newest key in the answer to its last `add_me`: a node that goes on after that has it.
     pub granted_key: Option<KeyId>,
@@ -92,6 +99,7 @@ impl Node {
             address: record.address,
             zone: record.zone,
             zone_number,
+            standing: record.standing,
             signs: Signs { heard: now, connected: false, compared: false, stopped: false },
             is_added: false,
             control: None,
@@ -99,11 +107,25 @@ impl Node {
             transfers: 0,
             received_bytes: 0,
             failure: None,
+            scrub: ScrubState::default(),
+            damaged_copies: 0,
+            is_unadopted: false,
+            its_time: None,
             keys: KeyRing::new(record.key, now),
             granted_key: None,
             orders: BTreeMap::new(),
             logged: State::Suspect,
         }
+    }
+
+    /// Takes in what a heartbeat says of the node. True when it has more room than before.
+    pub fn report(&mut self, beat: &Heartbeat, now: Moment) -> bool {
+        (self.transfers, self.received_bytes) = (beat.transfers, beat.received_bytes);
+        self.failure.clone_from(&beat.failed);
+        (self.scrub, self.damaged_copies) = (beat.scrub, beat.damaged_copies);
+        self.is_unadopted = beat.unadopted;
+        self.its_time = beat.time.map(|time| (time, now));
+        self.room.report(beat.space)
     }
 
     /// Its state. Without a key for its tokens nothing can be done with it yet.
@@ -112,6 +134,11 @@ impl Node {
             State::Alive if self.keys.minting().is_none() => State::Returning,
             state => state,
         }
+    }
+
+    /// It was struck off.
+    pub fn has_left(&self) -> bool {
+        self.standing == Standing::Left
     }
 
     /// True when `session` is its control connection.

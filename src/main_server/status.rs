@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use super::Main;
 use super::admin::admins_only;
-use crate::catalog::AccountRecord;
+use crate::catalog::{AccountRecord, Standing};
 use crate::wire::admin::*;
 use crate::wire::{Fault, MAX_ITEMS};
 
@@ -26,14 +26,17 @@ impl Main {
             node: node.id,
             address: node.address.clone(),
             zone: node.zone.clone(),
-            state: node.state(interval, now).name().to_string(),
+            state: match node.has_left() {
+                true => "left".to_string(),
+                false => node.state(interval, now).name().to_string(),
+            },
             silent_ms: node.silent(now).map(|silent| silent.as_millis() as u64),
             space: node.room.reported(),
             received_bytes: node.received_bytes,
-            draining: false,
+            draining: node.standing == Standing::Draining,
             failed: node.failure.clone(),
-            damaged_copies: 0,
-            scrub: Default::default(),
+            damaged_copies: node.damaged_copies,
+            scrub: node.scrub,
             drain_left: None,
         });
         let nodes = page.collect();
