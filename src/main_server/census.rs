@@ -70,6 +70,8 @@ pub struct Census {
     /// What the count that goes on has found beyond `known` so far.
     counting: [Tally; TROUBLES],
     count: u64,
+    /// Chunks beyond those known one by one were judged since: their sums are too high.
+    is_stale: bool,
 }
 
 impl Census {
@@ -77,6 +79,7 @@ impl Census {
     pub fn begin(&mut self) {
         self.count += 1;
         self.counting = Default::default();
+        self.is_stale = false;
     }
 
     /// The count has come to this chunk.
@@ -103,10 +106,16 @@ impl Census {
 
     /// The chunk was judged, outside of a count.
     pub fn judged(&mut self, serial: Serial, found: Option<Troubled>) {
+        self.is_stale |= self.has_more() && !self.known.contains_key(&serial);
         self.set(serial, found);
     }
 
-    /// All that is wrong has been taken in one by one since the last count, as far as it fits.
+    /// True when all chunks are to be counted anew, since the sums cannot be kept up to date.
+    pub fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// The chunk was found again, and is known from now on as far as there is room.
     pub fn taken_in(&mut self, serial: Serial, chunk: Troubled) {
         let is_new = !self.known.contains_key(&serial);
         if self.set(serial, Some(chunk)) && is_new {
@@ -185,6 +194,7 @@ mod tests {
         assert_eq!(singles(&census), (3, 30));
         census.judged(Serial(1), Some(Troubled { trouble: Trouble::Few, copies: 1, length: 5 }));
         assert_eq!((singles(&census).0, census.tally(Trouble::Few).bytes), (2, 5));
+        assert!(!census.is_stale());
         (0..3).for_each(|serial| census.judged(Serial(serial), None));
         assert_eq!((singles(&census), census.tally(Trouble::Few).chunks), ((0, 0), 0));
         census.judged(Serial(9), single());
@@ -223,5 +233,15 @@ mod tests {
             census.judged(Serial(serial), None);
         }
         assert_eq!((singles(&census), census.has_more()), ((0, 0), false));
+    }
+
+    #[test]
+    fn sums_that_cannot_be_kept_up_to_date_ask_for_a_new_count() {
+        let mut census = Census::default();
+        count(&mut census, 0..MAX_KNOWN as u64 + 10);
+        census.judged(Serial(1 << 40), None);
+        assert!(census.is_stale());
+        count(&mut census, 0..2);
+        assert!(!census.is_stale() && singles(&census).0 == 2);
     }
 }

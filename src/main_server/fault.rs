@@ -82,7 +82,8 @@ impl From<PathError> for Fault {
 impl From<NotWorking> for Fault {
     fn from(error: NotWorking) -> Fault {
         let code = match error {
-            NotWorking::Unknown(_) | NotWorking::Left(_) => FaultCode::Denied,
+            NotWorking::Unknown(_) => FaultCode::Denied,
+            NotWorking::Left(_) => FaultCode::Left,
             NotWorking::NotAdded(_) => FaultCode::Busy,
             NotWorking::Outdated(_) => FaultCode::StaleDirectory,
         };

@@ -114,11 +114,7 @@ impl Main {
         Ok(names)
     }
 
-    fn has_one_of(
-        &self,
-        file: &SeenFile,
-        serials: &HashSet<Serial>,
-    ) -> Result<bool, CatalogError> {
+    fn has_one_of(&self, file: &SeenFile, serials: &HashSet<Serial>) -> Result<bool, CatalogError> {
         let mut from = 0;
         while from < file.chunk_count {
             let page = self.catalog.serials_of(file.version, from, CHUNKS)?;

@@ -64,7 +64,7 @@ impl Main {
         let news = self.nodes.beat(node, control, beat)?;
         let is_news = news.is_good_news || !news.closed.is_empty();
         if news.is_good_news {
-            self.copier.retry_waiting();
+            self.repair.retry_waiting();
         }
         for given in news.closed {
             self.close_order(given, self.clock.now());
@@ -98,7 +98,7 @@ impl Main {
         let mut nodes = Addresses::new();
         let mut orders = Vec::new();
         for (order, purpose) in self.nodes.orders_to_send(node, session) {
-            if let Purpose::Copy { targets, .. } = purpose {
+            if let Purpose::Copy { targets, .. } | Purpose::Move { targets, .. } = purpose {
                 let reach = |target: &NodeId| Some((*target, self.nodes.reach(*target)?.address));
                 nodes.extend(targets.iter().filter_map(reach));
             }

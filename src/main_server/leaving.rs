@@ -182,7 +182,8 @@ impl Main {
             dependent.chunks = dependent.chunks.max(space.chunks);
             dependent.bytes = dependent.bytes.max(space.used_bytes);
         }
-        let files = self.name_files(&dependent.only_serials, MAX_NAMED_FILES, FILES_FOR_PROGRESS)?;
+        let files =
+            self.name_files(&dependent.only_serials, MAX_NAMED_FILES, FILES_FOR_PROGRESS)?;
         Ok(DrainReply {
             chunks_left: dependent.chunks,
             bytes_left: dependent.bytes,
@@ -222,11 +223,11 @@ impl Main {
         }
         let view = self.view();
         let holders = view.holders(record);
-        if holders.counts.is_empty() && holders.leaving.is_empty() {
+        if holders.live() == 0 {
             return Some(format!("no node that is there has chunk {}", record.id));
         }
         let nodes: Vec<NodeId> = record.copies.iter().map(|copy| copy.node).collect();
-        let wish = Wish { length: record.length, copies: 1, holders: &nodes };
+        let wish = Wish { length: record.length, copies: 1, holders: &nodes, apart_from: &[] };
         let explained = self.placer().explain(&wish);
         if explained.iter().any(|other| other.unfit.is_none()) {
             return None;

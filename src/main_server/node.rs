@@ -11,8 +11,15 @@ use crate::catalog::{NodeRecord, Standing};
 use crate::clock::{Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Serial};
 use crate::policy::liveness::{Signs, State};
+use crate::policy::pace::Hands;
 use crate::policy::placement::Candidate;
-use crate::wire::node_to_main::{Heartbeat, Order, ScrubState};
+use crate::policy::queue::Task;
+use crate::wire::node_to_main::{Action, Heartbeat, Order, ScrubState};
+
+/// JSON bytes of a token with what stands around it, of an address, and of a serial.
+const ORDER_BYTES: usize = 300;
+const ADDRESS_BYTES: usize = 80;
+const SERIAL_BYTES: usize = 20;
 
 /// The connection on which a node is added and sends its heartbeats.
 #[derive(Debug, Clone)]
@@ -23,21 +30,25 @@ pub struct Control {
     pub bell: Arc<Bell>,
 }
 
-/// A chunk in want of copies, as the copier keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Task {
-    pub serial: Serial,
-    /// Orders that did not bring all copies.
-    pub attempts: u32,
-    /// No further order before this.
-    pub not_before: Moment,
-}
-
 /// What an order is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    Copy { task: Task, targets: Vec<NodeId> },
-    Verify { serial: Serial },
+    Copy {
+        task: Task,
+        from: NodeId,
+        targets: Vec<NodeId>,
+        length: u32,
+    },
+    /// One copy more than wanted, on an emptier node.
+    Move {
+        serial: Serial,
+        from: NodeId,
+        targets: Vec<NodeId>,
+        length: u32,
+    },
+    Verify {
+        serial: Serial,
+    },
 }
 
 /// An order that was given to a node and is not acknowledged yet.
@@ -48,6 +59,13 @@ pub struct Given {
     pub since: Moment,
     /// It went out on the control connection that stands now.
     pub is_sent: bool,
+}
+
+/// Copy orders of one node, and the bytes that it is to send for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyLoad {
+    pub orders: u32,
+    pub bytes: u64,
 }
 
 /// A node.
@@ -85,6 +103,17 @@ pub struct Node {
     pub logged: State,
 }
 
+impl Given {
+    /// JSON bytes that it takes in a reply, its addresses included; rather too many.
+    pub fn reply_bytes(&self) -> usize {
+        match &self.order.action {
+            Action::Copy { targets } => ORDER_BYTES + targets.len() * (ORDER_BYTES + ADDRESS_BYTES),
+            Action::Verify {} => ORDER_BYTES,
+            Action::Remove { serials, .. } => ORDER_BYTES + serials.len() * SERIAL_BYTES,
+        }
+    }
+}
+
 impl Node {
     /// A node that the catalog knows and nobody heard yet.
     pub fn new(record: NodeRecord, zone_number: u32, now: Moment) -> Node {
@@ -100,7 +129,7 @@ impl Node {
             zone: record.zone,
             zone_number,
             standing: record.standing,
-            signs: Signs { heard: now, connected: false, compared: false, stopped: false },
+            signs: Signs { heard: now, connected: false, compared: false, stopped: None },
             is_added: false,
             control: None,
             room,
@@ -167,6 +196,7 @@ impl Node {
 
     /// The node as placement sees it.
     pub fn candidate(&self, interval: Duration, now: Moment, wall: WallTime) -> Candidate {
+        let load = self.copy_load();
         Candidate {
             node: self.id,
             zone: self.zone_number,
@@ -174,16 +204,28 @@ impl Node {
             silent: self.silent(now),
             is_slow: self.signs.is_slow(interval, now),
             has_failed: self.failure.is_some(),
+            is_leaving: self.standing == Standing::Draining,
             offered_bytes: self.room.reported().offered_bytes,
             used_bytes: self.room.used_bytes(),
             reserved_bytes: self.room.promised_bytes(wall),
             free_bytes: self.room.free_bytes(),
+            condemned_bytes: self.room.condemned_bytes(now),
+            hands: Hands::new(load.orders, load.bytes, self.transfers),
         }
     }
 
-    /// How many copy orders it has.
-    pub fn copy_orders(&self) -> usize {
-        let is_copy = |given: &&Given| matches!(given.purpose, Purpose::Copy { .. });
-        self.orders.values().filter(is_copy).count()
+    /// The copies that it has orders to make.
+    pub fn copy_load(&self) -> CopyLoad {
+        let mut load = CopyLoad::default();
+        for given in self.orders.values() {
+            match &given.purpose {
+                Purpose::Copy { targets, length, .. } | Purpose::Move { targets, length, .. } => {
+                    load.orders += 1;
+                    load.bytes += targets.len() as u64 * u64::from(*length);
+                }
+                Purpose::Verify { .. } => {}
+            }
+        }
+        load
     }
 }

@@ -8,13 +8,14 @@ use subtle::ConstantTimeEq;
 
 use super::node::{Control, Given, Node};
 use super::room::TOKEN_LIFE;
+use super::view::View;
 use crate::catalog::{LiveNodes, NodeRecord, Standing};
 use crate::clock::{Clock, Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Secret};
-use crate::policy::liveness::State;
+use crate::policy::liveness::{State, Stop};
 use crate::policy::placement::Candidate;
 use crate::token::{Claims, Operation, Token, TokenError, node_key};
-use crate::wire::node_to_main::{AddMe, Heartbeat, TokenKey};
+use crate::wire::node_to_main::{AddMe, Heartbeat, Space, TokenKey};
 
 /// Why a node's request cannot be served as things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -168,7 +169,7 @@ impl Nodes {
         node.address = Some(start.address.clone());
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
         node.is_added = true;
-        (node.signs.compared, node.signs.stopped) = (false, false);
+        (node.signs.compared, node.signs.stopped) = (false, None);
         node.failure = None;
         node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);
@@ -225,11 +226,40 @@ impl Nodes {
         }
     }
 
-    /// The node goes, by its own word.
-    pub fn stopped(&self, node: NodeId) {
+    /// The node goes, by its own word, and is waited for until `back_by`.
+    pub fn stopped(&self, node: NodeId, back_by: Moment) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
-            node.signs.stopped = true;
+            node.signs.stopped = Some(Stop { back_by });
         }
+    }
+
+    /// What the node said of its space last.
+    pub fn space(&self, node: NodeId) -> Option<Space> {
+        Some(self.lock().nodes.get(&node)?.room.reported())
+    }
+
+    /// The nodes that have not left, as they stand now.
+    pub fn view(&self, is_patient: bool) -> View {
+        let now = self.clock.now();
+        let table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        let presence =
+            |node: &Node| node.state(interval, now).presence(node.standing == Standing::Draining);
+        View::new(there.map(|node| (node.id, presence(node))), is_patient)
+    }
+
+    /// The nodes that should be there.
+    pub fn expected(&self) -> Vec<NodeId> {
+        let table = self.lock();
+        let members = table.nodes.values().filter(|node| node.standing == Standing::Member);
+        members.map(|node| node.id).collect()
+    }
+
+    /// The nodes that were struck off.
+    pub fn left(&self) -> Vec<NodeId> {
+        let table = self.lock();
+        table.nodes.values().filter(|node| node.has_left()).map(|node| node.id).collect()
     }
 
     /// A session is over. True when it was the node's control connection: it is suspect now.
@@ -317,6 +347,14 @@ impl Nodes {
     pub fn redeem<'a>(&self, node: NodeId, stored: impl Iterator<Item = &'a Claims>) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
             stored.for_each(|claims| node.room.redeem(u64::from(claims.length), claims.expires));
+        }
+    }
+
+    /// A copy of so many bytes is to be deleted on the node.
+    pub fn condemn(&self, node: NodeId, bytes: u64) {
+        let now = self.clock.now();
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.room.condemn(bytes, now);
         }
     }
 

@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use super::Main;
 use super::admin::admins_only;
+use super::census::Trouble;
 use crate::catalog::{AccountRecord, Standing};
 use crate::wire::admin::*;
 use crate::wire::{Fault, MAX_ITEMS};
@@ -42,24 +43,41 @@ impl Main {
         let nodes = page.collect();
         let more = rest.next().is_some();
         drop(table);
-        Ok(StatusReply {
+        let (rate, limit) = self.repair.rate(now);
+        let moving = self.repair.lock().moves.under_way;
+        let state = self.survey.lock();
+        let tally = |trouble| state.census.tally(trouble);
+        let [few, single, unreadable, lost] =
+            [Trouble::Few, Trouble::Single, Trouble::Unreadable, Trouble::Lost].map(tally);
+        let bytes_left = few.bytes + single.bytes;
+        let repair = RepairStatus {
+            chunks_left: few.chunks + single.chunks,
+            bytes_left,
+            bytes_per_second: rate,
+            left_s: (bytes_left > 0 && rate > 0).then(|| bytes_left.div_ceil(rate)),
+            limit_bytes_per_second: limit,
+            moves_left: tally(Trouble::Leaving).chunks + moving,
+            surplus_copies: tally(Trouble::Surplus).copies,
+        };
+        let reply = StatusReply {
             time: self.clock.wall(),
             files: totals.files,
             chunks: totals.chunks,
             copies: totals.copies,
-            under_copied_chunks: self.copier.known(),
-            single_copy_chunks: 0,
-            unreadable_chunks: 0,
-            lost_chunks: 0,
-            files_at_risk: 0,
-            is_surveyed: false,
-            repair: Default::default(),
+            under_copied_chunks: few.chunks + single.chunks + unreadable.chunks + lost.chunks,
+            single_copy_chunks: single.chunks,
+            unreadable_chunks: unreadable.chunks,
+            lost_chunks: lost.chunks,
+            files_at_risk: state.files.files(&state.census),
+            is_surveyed: state.is_surveyed(),
+            repair,
             deletes: Default::default(),
             journal: Default::default(),
             last_commit_ms: None,
             notices: Vec::new(),
             nodes,
             more,
-        })
+        };
+        Ok(reply)
     }
 }

@@ -13,11 +13,11 @@ use super::Main;
 use super::census::{Census, Trouble, Troubled};
 use super::circle::Circle;
 use super::files_at_risk::FilesAtRisk;
-use super::repair::Offer;
 use super::view::View;
 use crate::catalog::{CatalogError, SurveyedChunk};
 use crate::clock::Moment;
 use crate::ids::{NodeId, Serial};
+use crate::policy::repair::Urgency;
 
 /// How many chunks are looked at together.
 const PAGE: usize = 1024;
@@ -45,13 +45,14 @@ pub struct State {
     /// Both go on where they were when they begin anew.
     last_count: Circle,
     last_feed: Circle,
-    /// Something was found that repair did not take.
-    has_left_over: bool,
     /// Nothing is counted before this: nodes have time to come back.
     not_before: Option<Moment>,
     next: Option<Moment>,
     /// All chunks were counted since the nodes changed last.
     is_counted: bool,
+    /// Repair had no room for something that the count has passed.
+    is_wanted_again: bool,
+    is_repair_idle: bool,
     woken: bool,
     stopping: bool,
 }
@@ -105,24 +106,32 @@ impl Survey {
         self.wake();
     }
 
-    /// Repair has room for more, or chunks that it knew of gave way to others.
-    pub fn feed(&self, has_dropped: bool) {
+    /// Repair has done what it can for now. `wants_more` says that chunks found no room there which
+    /// are to be found again, and `is_idle` that it has nothing to do. True when nothing is to be found
+    /// any more before the nodes change.
+    pub fn feed(&self, wants_more: bool, has_room: bool, is_idle: bool, now: Moment) -> bool {
         let mut state = self.lock();
-        if has_dropped && state.counting.is_none() && state.feeding.is_none() {
+        if wants_more && state.counting.is_none() && state.feeding.is_none() {
             state.begin_feeding();
         }
-        let is_of_use = state.feeding.is_some() || state.files.is_due(&state.census, true).is_some();
+        if wants_more {
+            state.is_wanted_again = state.counting.is_some();
+        }
+        if is_idle && state.is_done() && state.census.is_stale() {
+            state.renew();
+        }
+        state.is_repair_idle = is_idle;
+        let goes_on = state.counting.is_some() || state.feeding.is_some() && has_room;
+        let is_due = state.files.is_due(&state.census, is_idle).is_some_and(|at| at <= now);
+        let is_done = state.is_done();
         drop(state);
-        if is_of_use {
+        if goes_on || is_due {
             self.wake();
         }
+        is_done
     }
 
-    /// The nodes as chunks are judged by now.
-    pub fn view(&self) -> Arc<View> {
-        self.lock().view.clone()
-    }
-
+    /// There is something to do.
     pub fn wake(&self) {
         self.lock().woken = true;
         self.changed.notify_one();
@@ -173,7 +182,6 @@ impl State {
         let mut circle = self.counting.unwrap_or(self.last_count);
         circle.begin();
         self.counting = Some(circle);
-        self.has_left_over = false;
         self.census.begin();
     }
 
@@ -181,7 +189,6 @@ impl State {
         let mut circle = self.last_feed;
         circle.begin();
         self.feeding = Some(circle);
-        self.has_left_over = false;
     }
 
     fn next_step(&mut self, now: Moment, has_room: bool) -> Step {
@@ -197,12 +204,12 @@ impl State {
         if let Some(circle) = self.counting {
             return Step::Count(circle.after());
         }
-        if self.files.is_due(&self.census) {
-            return Step::Files(self.files.begin(&self.census));
+        if let Some(circle) = self.feeding.filter(|_| has_room) {
+            return Step::Feed(circle.after());
         }
-        match self.feeding {
-            Some(circle) if has_room => Step::Feed(circle.after()),
-            Some(_) | None => Step::Rest(self.next),
+        match self.files.is_due(&self.census, self.is_repair_idle) {
+            Some(at) if at <= now => Step::Files(self.files.begin(&self.census, now)),
+            at => Step::Rest(at.into_iter().chain(self.next).min()),
         }
     }
 
@@ -211,7 +218,7 @@ impl State {
         self.census.end();
         self.is_counted = true;
         self.next = Some(now + EVERY);
-        if self.has_left_over || self.census.has_more() {
+        if std::mem::take(&mut self.is_wanted_again) || self.census.has_more() {
             self.begin_feeding();
         }
     }
@@ -231,7 +238,7 @@ impl Main {
             }
             Step::Files(at_risk) => {
                 let counted = self.count_files(&at_risk, &|| self.survey.is_stopping())?;
-                self.survey.lock().files.end(counted);
+                self.survey.lock().files.end(counted, self.clock.now());
             }
             Step::Feed(after) => {
                 let page = self.catalog.survey(after, PAGE)?;
@@ -256,10 +263,13 @@ impl Main {
 
     fn strip_page(&self, node: NodeId, after: Option<Serial>) -> Result<(), CatalogError> {
         let (lost, next) = self.catalog.strip_node(node, after, PAGE)?;
-        self.repair.add(lost.iter().map(|record| record.serial));
+        self.see_to(lost.iter().map(|record| record.serial));
+        self.wake_upkeep();
         let mut state = self.survey.lock();
         match next {
-            Some(_) => state.stripping.iter_mut().filter(|(n, _)| *n == node).for_each(|s| s.1 = next),
+            Some(_) => {
+                state.stripping.iter_mut().filter(|(n, _)| *n == node).for_each(|s| s.1 = next)
+            }
             None => {
                 state.stripping.retain(|(other, _)| *other != node);
                 // What was counted before rests on its copies.
@@ -271,46 +281,48 @@ impl Main {
     }
 
     fn count_page(&self, page: &[SurveyedChunk], now: Moment) {
-        let serials: Vec<Serial> = page.iter().map(|chunk| chunk.record.serial).collect();
-        let recent = self.recent.among(serials.iter().copied(), now);
+        let recent = self.recent_among(page, now);
         let mut state = self.survey.lock();
         let Some(mut circle) = state.counting else { return };
-        let (count, is_end) = circle.pass(&serials, PAGE);
+        let (count, is_end) = circle.pass(&serials_of(page), PAGE);
         let view = state.view.clone();
-        let mut due = Vec::new();
         for chunk in &page[..count] {
-            let (record, found) = (&chunk.record, trouble(chunk, &view));
-            state.census.counted(record.serial, found);
-            due.extend(offer(chunk, &view, &recent));
+            state.census.counted(chunk.record.serial, trouble(chunk, &view));
         }
-        state.has_left_over |= !self.repair.offer(&due, true, now);
+        self.repair.offer(&due_among(&page[..count], &view, &recent, now));
         (state.last_count, state.counting) = (circle, (!is_end).then_some(circle));
         if is_end {
             state.counted(now);
         }
+        drop(state);
+        self.wake_upkeep();
     }
 
     fn feed_page(&self, page: &[SurveyedChunk], now: Moment) {
-        let serials: Vec<Serial> = page.iter().map(|chunk| chunk.record.serial).collect();
-        let recent = self.recent.among(serials.iter().copied(), now);
+        let recent = self.recent_among(page, now);
         let mut state = self.survey.lock();
         // None when the nodes have changed while the page was read.
         let Some(mut circle) = state.feeding else { return };
-        let (count, is_end) = circle.pass(&serials, PAGE);
+        let (count, is_end) = circle.pass(&serials_of(page), PAGE);
         let view = state.view.clone();
-        let mut due = Vec::new();
         for chunk in &page[..count] {
             if let Some(found) = trouble(chunk, &view) {
                 state.census.taken_in(chunk.record.serial, found);
             }
-            due.extend(offer(chunk, &view, &recent));
         }
-        state.has_left_over |= !self.repair.offer(&due, false, now);
+        self.repair.offer(&due_among(&page[..count], &view, &recent, now));
         (state.last_feed, state.feeding) = (circle, (!is_end).then_some(circle));
-        if is_end && state.has_left_over {
-            state.begin_feeding();
-        }
+        drop(state);
+        self.wake_upkeep();
     }
+
+    fn recent_among(&self, page: &[SurveyedChunk], now: Moment) -> HashSet<Serial> {
+        self.recent.among(page.iter().map(|chunk| chunk.record.serial), now)
+    }
+}
+
+fn serials_of(page: &[SurveyedChunk]) -> Vec<Serial> {
+    page.iter().map(|chunk| chunk.record.serial).collect()
 }
 
 /// What is wrong with the chunk. One that nothing refers to need only be moved off nodes that leave.
@@ -319,14 +331,56 @@ fn trouble(chunk: &SurveyedChunk, view: &View) -> Option<Troubled> {
     (chunk.is_referred || found.trouble == Trouble::Leaving).then_some(found)
 }
 
-/// The chunk as repair takes it, when something is to be done about it now.
-fn offer(chunk: &SurveyedChunk, view: &View, recent: &HashSet<Serial>) -> Option<Offer> {
-    let found = trouble(chunk, view)?;
-    let record = &chunk.record;
-    view.is_due(record).then(|| Offer {
-        serial: record.serial,
-        copies: view.readable(record),
-        trouble: found.trouble,
-        is_recent: recent.contains(&record.serial),
-    })
+/// The chunks about which something is to be done now.
+fn due_among(
+    page: &[SurveyedChunk],
+    view: &View,
+    recent: &HashSet<Serial>,
+    now: Moment,
+) -> Vec<(Serial, Urgency)> {
+    let is_due =
+        |chunk: &&SurveyedChunk| trouble(chunk, view).is_some() && view.is_due(&chunk.record);
+    let urgency = |chunk: &SurveyedChunk| {
+        let record = &chunk.record;
+        let (holders, wanted) = (view.holders(record), usize::from(record.wanted));
+        let is_idle = !recent.contains(&record.serial);
+        (record.serial, Urgency::of(&holders, wanted, is_idle, now))
+    };
+    page.iter().filter(is_due).map(urgency).collect()
+}
+
+/// The thread. Dropping it stops it.
+pub struct SurveyThread {
+    main: Arc<Main>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SurveyThread {
+    pub fn start(main: Arc<Main>) -> io::Result<SurveyThread> {
+        main.nodes.left().into_iter().for_each(|node| main.survey.strip(node));
+        let for_thread = main.clone();
+        let run = move || loop {
+            let next = match for_thread.survey_all() {
+                Ok(next) => next,
+                Err(error) => return for_thread.catalog_failed(&error),
+            };
+            let patience = next.map(|at| at.since(for_thread.clock.now()));
+            if !for_thread.survey.wait(patience) {
+                return;
+            }
+        };
+        let thread = thread::Builder::new().name("survey".to_string()).spawn(run)?;
+        Ok(SurveyThread { main, thread: Some(thread) })
+    }
+}
+
+impl Drop for SurveyThread {
+    fn drop(&mut self) {
+        self.main.survey.stop();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the survey thread ended in a panic");
+        }
+    }
 }

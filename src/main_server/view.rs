@@ -5,88 +5,89 @@ use std::collections::BTreeMap;
 use super::census::{Trouble, Troubled};
 use crate::catalog::ChunkRecord;
 use crate::ids::NodeId;
-
-/// What a copy on a node is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Presence {
-    /// It counts.
-    Counts,
-    /// It can be read and counts for readers, but is to be moved: the node leaves.
-    Leaving,
-    /// It may be back soon.
-    Away,
-    /// Nobody waits for it any more.
-    Dead,
-}
+use crate::policy::liveness::Presence;
+use crate::policy::repair::Holders;
 
 /// The nodes at one moment. Those that have left are not among them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    pub nodes: BTreeMap<NodeId, Presence>,
-    /// Nodes that are silent are waited for, however few copies there are without them: the main
-    /// server has just started, or suspects itself.
+    nodes: BTreeMap<NodeId, Presence>,
+    /// How many of them count.
+    counting: usize,
+    /// Silence is not believed: the main server has just started, or suspects itself.
     pub is_patient: bool,
 }
 
-/// The nodes with a copy of one chunk.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holders {
-    pub counts: Vec<NodeId>,
-    pub leaving: Vec<NodeId>,
-    pub away: Vec<NodeId>,
-    pub dead: Vec<NodeId>,
-}
-
 impl View {
-    /// How many nodes there are whose copies count.
-    pub fn counting(&self) -> usize {
-        self.nodes.values().filter(|presence| **presence == Presence::Counts).count()
+    /// These nodes, each as it stands. For the patient, nobody is gone.
+    pub fn new(nodes: impl IntoIterator<Item = (NodeId, Presence)>, is_patient: bool) -> View {
+        let taken = |presence| match presence {
+            Presence::Gone if is_patient => Presence::Away,
+            presence => presence,
+        };
+        let nodes: BTreeMap<NodeId, Presence> =
+            nodes.into_iter().map(|(node, presence)| (node, taken(presence))).collect();
+        let counting = nodes.values().filter(|presence| **presence == Presence::Counts).count();
+        View { nodes, counting, is_patient }
     }
 
-    /// The chunk's holders, each as it stands.
+    /// How many nodes there are whose copies count.
+    pub fn counting(&self) -> usize {
+        self.counting
+    }
+
+    /// The same without one of them.
+    pub fn counting_without(&self, node: NodeId) -> usize {
+        self.counting - usize::from(self.nodes.get(&node) == Some(&Presence::Counts))
+    }
+
+    /// True when all nodes can be read.
+    pub fn is_whole(&self) -> bool {
+        self.nodes.values().all(|presence| match presence {
+            Presence::Counts | Presence::Leaving => true,
+            Presence::Away | Presence::Gone => false,
+        })
+    }
+
+    /// The chunk's holders, each as it stands. Those that have left do not hold it.
     pub fn holders(&self, record: &ChunkRecord) -> Holders {
-        let mut holders = Holders::default();
-        for copy in &record.copies {
-            match self.nodes.get(&copy.node) {
-                Some(Presence::Counts) => holders.counts.push(copy.node),
-                Some(Presence::Leaving) => holders.leaving.push(copy.node),
-                Some(Presence::Away) => holders.away.push(copy.node),
-                Some(Presence::Dead) => holders.dead.push(copy.node),
-                None => {}
-            }
-        }
-        holders
+        let nodes = record.copies.iter().map(|copy| copy.node);
+        let there = nodes.filter(|node| self.nodes.contains_key(node));
+        Holders::sort(there, |node| self.nodes[&node])
     }
 
     /// What is wrong with the chunk's copies.
     pub fn trouble(&self, record: &ChunkRecord) -> Option<Troubled> {
         let (wanted, holders) = (usize::from(record.wanted), self.holders(record));
-        let (counts, leaving) = (holders.counts.len(), holders.leaving.len());
-        let live = counts + leaving;
+        let live = holders.live();
         let (trouble, copies) = match live {
-            0 if holders.away.is_empty() && holders.dead.is_empty() => (Trouble::Lost, wanted),
+            0 if holders.is_empty() => (Trouble::Lost, wanted),
             0 => (Trouble::Unreadable, wanted),
             1 if wanted > 1 => (Trouble::Single, wanted - 1),
             _ if live < wanted => (Trouble::Few, wanted - live),
-            _ if leaving > 0 && (counts >= wanted || counts < self.counting()) => {
-                (Trouble::Leaving, wanted.saturating_sub(counts))
+            _ if !holders.leaving.is_empty() && self.can_leave(&holders, wanted) => {
+                (Trouble::Leaving, holders.missing(wanted))
             }
-            _ if counts > wanted => (Trouble::Surplus, counts - wanted),
-            _ => return None,
+            _ => match holders.surplus(wanted) {
+                0 => return None,
+                surplus => (Trouble::Surplus, surplus),
+            },
         };
         let copies = u8::try_from(copies).unwrap_or(u8::MAX);
         Some(Troubled { trouble, copies, length: record.length })
     }
 
-    /// True when something is to be done about the chunk now. A copy on a node that is away is
-    /// waited for, unless there is but one other.
+    /// True when something is to be done about the chunk now, as far as there are nodes for it.
     pub fn is_due(&self, record: &ChunkRecord) -> bool {
         let (wanted, holders) = (usize::from(record.wanted), self.holders(record));
-        let (counts, live) = (holders.counts.len(), holders.counts.len() + holders.leaving.len());
-        let waited_for = if live > 1 || self.is_patient { holders.away.len() } else { 0 };
-        let has_few = live > 0 && counts + waited_for < wanted && counts < self.counting();
-        let has_many = counts + holders.leaving.len() > wanted && counts >= wanted;
-        has_few || has_many
+        let has_few = holders.due(wanted, self.is_patient) > 0;
+        let has_many = holders.surplus(wanted) > 0 && !self.is_patient;
+        has_many || has_few && holders.counts.len() < self.counting
+    }
+
+    /// Copies on nodes that leave can go, or be moved.
+    fn can_leave(&self, holders: &Holders, wanted: usize) -> bool {
+        holders.missing(wanted) == 0 || holders.counts.len() < self.counting
     }
 }
 
@@ -97,8 +98,7 @@ mod tests {
     use crate::ids::{AccountId, ChunkId, HashAlgorithm, Serial};
 
     fn view(nodes: &[Presence]) -> View {
-        let nodes = (1..).map(NodeId).zip(nodes.iter().copied()).collect();
-        View { nodes, is_patient: false }
+        View::new((1..).map(NodeId).zip(nodes.iter().copied()), false)
     }
 
     fn record(wanted: u8, nodes: &[u32]) -> ChunkRecord {
@@ -116,11 +116,11 @@ mod tests {
         view.trouble(&record(wanted, nodes)).map(|found| (found.trouble, found.copies))
     }
 
-    use Presence::{Away, Counts, Dead, Leaving};
+    use Presence::{Away, Counts, Gone, Leaving};
 
     #[test]
     fn each_way_in_which_copies_are_not_as_wanted_has_its_name() {
-        let view = view(&[Counts, Counts, Counts, Leaving, Away, Dead]);
+        let view = view(&[Counts, Counts, Counts, Leaving, Away, Gone]);
         assert_eq!(trouble(&view, 2, &[1, 2]), None);
         assert_eq!(trouble(&view, 1, &[1]), None);
         assert_eq!(trouble(&view, 3, &[1, 2, 6]), Some((Trouble::Few, 1)));
@@ -137,14 +137,16 @@ mod tests {
 
     #[test]
     fn copies_on_nodes_that_are_away_are_waited_for_unless_one_alone_is_left() {
-        let mut view = view(&[Counts, Counts, Counts, Leaving, Away, Dead]);
+        let here = [Counts, Counts, Counts, Leaving, Away, Gone];
+        let view = view(&here);
         let due = |view: &View, wanted, nodes: &[u32]| view.is_due(&record(wanted, nodes));
         assert!(!due(&view, 3, &[1, 2, 5]) && due(&view, 3, &[1, 2, 6]));
         assert!(due(&view, 2, &[1, 5]) && due(&view, 2, &[1, 4]));
         assert!(due(&view, 2, &[1, 2, 3]) && due(&view, 2, &[1, 2, 4]));
         assert!(!due(&view, 2, &[5, 6]) && !due(&view, 2, &[]), "there is nothing to copy from");
         assert!(!due(&view, 4, &[1, 2, 3]), "there is nowhere to copy to");
-        view.is_patient = true;
-        assert!(!due(&view, 2, &[1, 5]) && due(&view, 2, &[1]));
+        let patient = View::new((1..).map(NodeId).zip(here), true);
+        assert!(!due(&patient, 2, &[1, 5]) && !due(&patient, 2, &[1, 6]));
+        assert!(due(&patient, 2, &[1]) && !due(&patient, 2, &[1, 2, 3]));
     }
 }
