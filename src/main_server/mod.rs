@@ -120,8 +120,9 @@ struct Main {
     survey: Survey,
     recent: Recent,
     silence: Mutex<MassSilence>,
-    /// Until then nodes have time to come back after the main server's start.
-    grace: Moment,
+    /// Until then, nodes have time to come back after the main server's start; nothing, when all of
+    /// them are there.
+    grace: Mutex<Option<Moment>>,
     under_way: Mutex<UnderWay>,
     waker: upkeep::Waker,
     failed: Sender<String>,
@@ -193,6 +194,7 @@ impl Main {
         catalog.begin_incarnation(incarnation, clock.wall())?;
         let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
         let grace = clock.now() + nodes.interval() * DEAD_AFTER;
+        let grace = Mutex::new((!nodes.view(false).is_whole()).then_some(grace));
         let repair = Repair::new(config.repair_speed, clock.now());
         let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
         let [seed, ..] = draw();

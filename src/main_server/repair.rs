@@ -55,7 +55,7 @@ impl RepairSpeed {
 pub struct Repair(Mutex<Work>);
 
 pub(super) struct Work {
-    queue: Queue,
+    pub(super) queue: Queue,
     pub(super) pace: Pace,
     rate: Rate,
     pub(super) moves: Moves,
