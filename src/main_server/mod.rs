@@ -19,6 +19,7 @@ mod inventory;
 mod join;
 mod keys;
 mod leaving;
+mod metrics;
 mod moves;
 mod names;
 mod node;
@@ -55,6 +56,7 @@ pub use directory::{Directory, DirectoryError, bind, check};
 use crate::catalog::Catalog;
 use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
+use crate::metrics::Page;
 use crate::policy::liveness::DEAD_AFTER;
 use crate::policy::mass_silence::MassSilence;
 use crate::policy::pace::Hands;
@@ -130,6 +132,7 @@ struct Main {
     orders: AtomicU64,
     seed: AtomicU64,
     turn: AtomicU64,
+    requests: metrics::Requests,
 }
 
 impl MainServer {
@@ -158,6 +161,13 @@ impl MainServer {
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// What fills in a page of metrics. It holds on to the catalog: drop it before the catalog is to
+    /// be closed.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (main, server) = (self.main.clone(), self.server.watch());
+        move |page| metrics::fill(&main, server.open_connections(), page)
     }
 
     /// Gets the reason when the catalog has failed and the main server must be stopped.
@@ -219,6 +229,7 @@ impl Main {
             orders,
             seed: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
+            requests: metrics::Requests::default(),
         })
     }
 

@@ -21,6 +21,7 @@ mod identity;
 mod inventory;
 mod join;
 mod keys;
+mod metrics;
 mod node;
 mod orders;
 mod service;
