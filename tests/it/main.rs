@@ -12,6 +12,7 @@ mod kill9;
 mod local_cluster;
 mod mains;
 mod mini_client;
+mod operators;
 mod powercut;
 mod promises;
 mod repair;
