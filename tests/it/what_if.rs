@@ -58,7 +58,7 @@ fn what_if_foretells_what_happens_when_nodes_are_killed() {
 
 fn ask(client: &Client, down: &BTreeSet<usize>) -> WhatIfReply {
     let nodes: Vec<NodeId> = down.iter().map(|&index| raw::node_at(index)).collect();
-    client.what_if(&nodes, &[]).expect("it is answered")
+    client.what_if(&nodes, &[], None).expect("it is answered")
 }
 
 /// True if each chunk of the file can be had from some node that runs.

@@ -195,7 +195,7 @@ impl One {
 
     fn remove(&mut self, path: &str, remote: &RemotePath) -> (Ended, Option<()>) {
         self.may_be(path, None);
-        let ended = match self.client.remove(remote, false) {
+        let ended = match self.client.remove(remote, false, self.random.below(4) == 0) {
             Ok(_) => Ended::Known(None),
             Err(error) if error.code() == Some(FaultCode::NotFound) => Ended::Known(None),
             Err(error) => Ended::Unknown(error),
