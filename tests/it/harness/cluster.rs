@@ -239,6 +239,14 @@ impl TestCluster {
         self.add_node_inside(&[], args)
     }
 
+    /// Joins one more node, of another size than the others.
+    pub fn add_node_offering(&mut self, space: &str) -> usize {
+        let usual = std::mem::replace(&mut self.setup.space, space.to_string());
+        let index = self.add_node();
+        self.setup.space = usual;
+        index
+    }
+
     /// The same, run by another program, such as one that changes the network namespace.
     pub fn add_node_inside(&mut self, runner: &[&str], args: &[&str]) -> usize {
         let index = self.nodes.len();
