@@ -83,7 +83,7 @@ fn on_a_full_disk_removing_still_works_and_makes_room() {
     let cli = cluster.cli();
     let put = |path: &str, seed| {
         let content = bytes(seed, 3 << 20);
-        cli.run_with(&["--wait", "1", "put", "--copies", "1", "-", path], &content).code
+        cli.run_with(&["--patience", "1", "put", "--copies", "1", "-", path], &content).code
     };
     let stored = (0..12).take_while(|n| put(&format!("/file-{n}"), 400 + n) == Some(0)).count();
     assert!((2..12).contains(&stored), "{stored} of 12 files fit");
