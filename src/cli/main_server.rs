@@ -14,6 +14,7 @@ use log::LevelFilter;
 use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
+use super::retention::RetentionFlags;
 use super::signals;
 use crate::clock::Clock;
 use crate::main_server::{self, CatalogError, Config, Directory, DirectoryError, MainServer};
@@ -74,6 +75,9 @@ struct Flags {
     max_connections: u32,
 
     #[command(flatten)]
+    retention: RetentionFlags,
+
+    #[command(flatten)]
     verbosity: Verbosity,
 }
 
@@ -122,6 +126,8 @@ fn config(flags: &Flags) -> Config {
         heartbeat: Duration::from_millis(flags.heartbeat_ms),
         limits,
         insecure_plaintext: flags.insecure_plaintext,
+        keep_removed: flags.retention.keep_removed,
+        collect_every: flags.retention.collect_every,
     }
 }
 

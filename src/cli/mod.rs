@@ -13,7 +13,8 @@ pub mod main_server;
 pub mod output;
 pub mod process;
 pub mod progress;
-pub mod signals;
+mod retention;
+mod signals;
 pub mod storage_node;
 pub mod up;
 

@@ -5,11 +5,15 @@
 //! `copier` has missing copies made. Decisions are made in `policy`, the books are the `catalog`.
 
 mod admin;
+mod adopt;
 mod allocate;
 mod bell;
+mod collect;
 mod confirm;
 mod copier;
+mod deletes;
 mod directory;
+mod explain;
 mod fault;
 mod heartbeat;
 mod inventory;
@@ -26,8 +30,10 @@ mod session;
 mod status;
 #[cfg(test)]
 mod tests;
+mod timekeeping;
 mod under_way;
 mod upkeep;
+mod what_if;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -46,8 +52,12 @@ use crate::clock::Clock;
 use crate::ids::{ClusterId, Incarnation, Secret};
 use crate::policy::placement::{Placement, Placer};
 use crate::server::{Limits, Server};
+use adopt::Strangers;
+use collect::{Collecting, Collector};
 use copier::Copier;
+use deletes::Deletes;
 use nodes::Nodes;
+use timekeeping::Timekeeper;
 use under_way::UnderWay;
 use upkeep::Upkeep;
 
@@ -60,6 +70,10 @@ pub struct Config {
     pub limits: Limits,
     /// Allow nodes on other machines, in plain text.
     pub insecure_plaintext: bool,
+    /// How long what was replaced or removed can be brought back.
+    pub keep_removed: Duration,
+    /// How often all chunks are looked at for those to which nothing refers.
+    pub collect_every: Duration,
 }
 
 impl Default for Config {
@@ -69,6 +83,8 @@ impl Default for Config {
             heartbeat: Duration::from_secs(5),
             limits: Limits::default(),
             insecure_plaintext: false,
+            keep_removed: Duration::from_secs(30 * 24 * 3600),
+            collect_every: Duration::from_secs(3600),
         }
     }
 }
@@ -87,19 +103,25 @@ pub struct MainServer {
     main: Arc<Main>,
     server: Server,
     upkeep: Option<Upkeep>,
+    collector: Option<Collector>,
     failures: Receiver<String>,
 }
 
 /// What all of a main server's threads share.
 struct Main {
     config: Config,
+    /// A steady one: see `timekeeping`.
     clock: Clock,
+    timekeeper: Timekeeper,
     catalog: Arc<dyn Catalog>,
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
     copier: Copier,
     under_way: Mutex<UnderWay>,
+    deletes: Deletes,
+    collecting: Collecting,
+    strangers: Strangers,
     waker: upkeep::Waker,
     failed: Sender<String>,
     sessions: AtomicU64,
@@ -120,6 +142,7 @@ impl MainServer {
         let limits = config.limits.clone();
         let main = Arc::new(Main::new(config, catalog, clock, failed)?);
         let upkeep = Upkeep::start(main.clone())?;
+        let collector = Some(Collector::start(main.clone())?);
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -128,7 +151,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), collector, failures })
     }
 
     /// The address on which it listens.
@@ -145,6 +168,7 @@ impl MainServer {
     pub fn stop(&mut self) {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
+        drop(self.collector.take());
         self.server.stop();
         if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
@@ -162,25 +186,34 @@ impl Main {
     fn new(
         config: Config,
         catalog: Arc<dyn Catalog>,
-        clock: Clock,
+        machine: Clock,
         failed: Sender<String>,
     ) -> Result<Main, CatalogError> {
         let (cluster, master) = catalog.identity();
         let incarnation = Incarnation::random();
-        catalog.begin_incarnation(incarnation, clock.wall())?;
-        let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
+        // By the machine's clock, in doubt or not: these books may be an old backup, and the sequence
+        // of numbers must go on above all that were given out since.
+        catalog.begin_incarnation(incarnation, machine.wall())?;
+        let known = catalog.nodes()?;
+        let latest = Some(catalog.latest_time()?).filter(|time| time.0 > 0 && !known.is_empty());
+        let (timekeeper, clock) = Timekeeper::start(machine, latest);
+        let nodes = Nodes::new(clock.clone(), config.heartbeat, master, known);
         let [seed, ..] = draw();
         // Numbers of orders are not used again after a restart, and stay below 2^53.
         let orders = AtomicU64::new(clock.wall().0 << 10);
         Ok(Main {
             config,
             clock,
+            timekeeper,
             catalog,
             cluster,
             incarnation,
             nodes,
             copier: Copier::default(),
             under_way: Mutex::default(),
+            deletes: Deletes::default(),
+            collecting: Collecting::default(),
+            strangers: Strangers::default(),
             waker: upkeep::Waker::default(),
             failed,
             sessions: AtomicU64::new(0),

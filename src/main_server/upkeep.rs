@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::Main;
+use crate::catalog::CatalogError;
 use crate::clock::Moment;
 use crate::policy::liveness::State;
 
@@ -31,13 +32,14 @@ impl Waker {
         self.changed.notify_one();
     }
 
-    fn stop(&self) {
+    /// Whoever waits, and will wait, is to end.
+    pub fn stop(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
         self.changed.notify_one();
     }
 
     /// Waits until it is woken or `patience` is over. `false` when it is to stop.
-    fn wait(&self, patience: Option<Duration>) -> bool {
+    pub fn wait(&self, patience: Option<Duration>) -> bool {
         let mut wake = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !wake.woken && !wake.stopping {
             // An hour stands for ever: nothing is lost by a look too many.
@@ -104,6 +106,12 @@ impl Main {
             self.close_order(given, now);
         }
         let next_copy = self.copy_what_is_missing();
-        [next_change, next_overdue, next_copy].into_iter().flatten().min()
+        let next_of_books = self.keep_time_and_delete(now).inspect_err(|e| self.catalog_failed(e));
+        let [next_time, next_delete] = next_of_books.ok()?;
+        [next_change, next_overdue, next_copy, next_time, next_delete].into_iter().flatten().min()
+    }
+
+    fn keep_time_and_delete(&self, now: Moment) -> Result<[Option<Moment>; 2], CatalogError> {
+        Ok([Some(self.keep_time(now)?), self.delete_what_is_condemned(now)?])
     }
 }
