@@ -102,8 +102,8 @@ impl Main {
             self.copier.retry_waiting();
         }
         let (overdue, next_overdue) = self.nodes.take_back_orders(now);
-        for given in overdue {
-            self.close_order(given, now);
+        for (node, given) in overdue {
+            self.close_order(node, given, now);
         }
         let next_copy = self.copy_what_is_missing();
         let next_of_books = self.keep_time_and_delete(now).inspect_err(|e| self.catalog_failed(e));
