@@ -70,7 +70,10 @@ impl Main {
             Adopted::Nodes => self.adopt_nodes(),
             Adopted::Clock => self.adopt_clock(),
             Adopted::Deletes => self.adopt_deletes(),
-            Adopted::Silence => Ok(()),
+            Adopted::Silence => {
+                self.adopt_silence();
+                Ok(())
+            }
         };
         adopted.map_err(|error| self.fault(error))?;
         self.collecting.waker.wake();

@@ -17,7 +17,7 @@ use crate::ids::{AccountId, ChunkId, HashAlgorithm, KeyId, NodeId, Serial};
 use crate::policy::brakes::DeleteBrake;
 use crate::policy::liveness::State;
 use crate::token::{Claims, Operation};
-use crate::wire::admin::Notice;
+use crate::wire::admin::{DeleteStatus, Notice};
 use crate::wire::node_to_main::{Action, Order};
 use crate::wire::{Fault, MAX_ITEMS};
 
@@ -158,6 +158,16 @@ impl Main {
         log::warn!("unexplained deletes adopted copies={waiting}");
         self.condemned();
         Ok(())
+    }
+
+    /// What is on its way to be deleted.
+    pub(super) fn delete_status(&self) -> Result<DeleteStatus, CatalogError> {
+        let totals = self.catalog.condemned_totals()?;
+        let table = self.nodes.lock();
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        let trash_bytes = there.map(|node| node.room.reported().trash_bytes).sum();
+        let (condemned_copies, unexplained_copies) = (totals.copies, totals.unknown);
+        Ok(DeleteStatus { condemned_copies, unexplained_copies, trash_bytes })
     }
 
     pub(super) fn deletes_notice(&self) -> Result<Option<Notice>, CatalogError> {

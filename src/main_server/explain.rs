@@ -8,7 +8,7 @@ use super::admin::admins_only;
 use super::fault::path;
 use super::node::Node;
 use crate::catalog::{AccountRecord, ChunkRecord, EntryKind, Standing};
-use crate::ids::{Address, ChunkId, NodeId, Serial};
+use crate::ids::{Address, ChunkId, NodeId};
 use crate::policy::liveness::State;
 use crate::policy::placement::{Explained, Placer, Reason, Wish};
 use crate::wire::admin::*;
@@ -200,20 +200,31 @@ impl<'a> Scene<'a> {
         }
         let mut taken = holders.to_vec();
         taken.extend(&targets.failed);
-        let wish = Wish { length: record.length, copies: missing, holders: &taken };
+        let wish =
+            Wish { length: record.length, copies: missing, holders: &taken, apart_from: &[] };
         let explained = self.placer.explain(&wish);
         if explained.iter().all(|node| node.unfit.is_some()) {
             return ("waiting", format!("{lacks}, and no node can take one: {}", unfit(&explained)));
         }
         let away: Vec<NodeId> =
             holders.iter().copied().filter(|node| !self.is_live(*node)).collect();
-        match self.main.is_queued(record.serial) {
-            true => ("queued", format!("{lacks}; {}", self.main.when_repaired())),
+        match self.main.repair.lock().queue.contains(record.serial) {
+            true => ("queued", format!("{lacks}; {}", self.when_repaired())),
             false if !away.is_empty() => {
                 let why = "are waited for before they are made anew";
                 ("waiting", format!("{lacks}, those that {why}: {}", self.states(&away)))
             }
             false => ("queued", format!("{lacks}; the survey is about to find it")),
+        }
+    }
+
+    /// When what is queued is done, as far as can be told.
+    fn when_repaired(&self) -> String {
+        let status = self.main.repair_status();
+        let chunks = status.chunks_left;
+        match status.left_s {
+            Some(left_s) => format!("one of {chunks} chunks in the queue, done in {left_s} s"),
+            None => format!("one of {chunks} chunks in the queue"),
         }
     }
 
@@ -227,7 +238,7 @@ impl<'a> Scene<'a> {
 
     /// What stands for and against each node, by number.
     fn explain_nodes(&self, length: u32, holders: &[NodeId]) -> Vec<ExplainedNode> {
-        let wish = Wish { length, copies: 1, holders };
+        let wish = Wish { length, copies: 1, holders, apart_from: &[] };
         let explained = self.placer.explain(&wish);
         let mut explained: BTreeMap<NodeId, Explained> =
             explained.into_iter().map(|node| (node.node, node)).collect();
@@ -243,18 +254,6 @@ impl<'a> Scene<'a> {
             ExplainedNode { node, state, refused, detail, orders }
         });
         nodes.collect()
-    }
-}
-
-impl Main {
-    /// True when repair knows of the chunk.
-    fn is_queued(&self, serial: Serial) -> bool {
-        self.copier.contains(serial)
-    }
-
-    /// When what is queued is done, as far as can be told.
-    fn when_repaired(&self) -> String {
-        "in the queue".to_string()
     }
 }
 

@@ -2,37 +2,46 @@
 //!
 //! `session` reads requests and knows who may ask what; `allocate`, `read`, `names`, `join`,
 //! `heartbeat`, `confirm` and `inventory` serve them; `nodes` is what is known of the nodes now;
-//! `copier` has missing copies made. Decisions are made in `policy`, the books are the `catalog`.
+//! `survey` finds the chunks that have not the copies that they should,
+//! and `repair` sees to them. Decisions are made in `policy`, the books are the `catalog`.
 
 mod admin;
 mod adopt;
 mod allocate;
 mod bell;
+mod census;
+mod circle;
 mod collect;
 mod confirm;
-mod copier;
 mod deletes;
 mod directory;
 mod explain;
 mod fault;
+mod files_at_risk;
 mod heartbeat;
 mod inventory;
 mod join;
 mod keys;
 mod leaving;
+mod moves;
 mod names;
 mod node;
 mod nodes;
 mod orders;
+mod rate;
 mod read;
+mod recent;
+mod repair;
 mod room;
 mod session;
 mod status;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod timekeeping;
 mod under_way;
 mod upkeep;
+mod view;
 mod what_if;
 
 use std::io;
@@ -45,18 +54,25 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
+pub use repair::RepairSpeed;
+
 pub use directory::{Directory, DirectoryError, bind, check};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
-use crate::policy::placement::{Placement, Placer};
+use crate::policy::liveness::DEAD_AFTER;
+use crate::policy::mass_silence::MassSilence;
+use crate::policy::pace::Hands;
+use crate::policy::placement::{Candidate, Placement, Placer};
 use crate::server::{Limits, Server};
 use adopt::Strangers;
 use collect::{Collecting, Collector};
-use copier::Copier;
 use deletes::Deletes;
 use nodes::Nodes;
+use recent::Recent;
+use repair::Repair;
+use survey::{Survey, SurveyThread};
 use timekeeping::Timekeeper;
 use under_way::UnderWay;
 use upkeep::Upkeep;
@@ -68,6 +84,7 @@ pub struct Config {
     /// How long a heartbeat is held back when there is nothing to say.
     pub heartbeat: Duration,
     pub limits: Limits,
+    pub repair_speed: RepairSpeed,
     /// Allow nodes on other machines, in plain text.
     pub insecure_plaintext: bool,
     /// How long what was replaced or removed can be brought back.
@@ -82,6 +99,7 @@ impl Default for Config {
             placement: Placement::default(),
             heartbeat: Duration::from_secs(5),
             limits: Limits::default(),
+            repair_speed: RepairSpeed::default(),
             insecure_plaintext: false,
             keep_removed: Duration::from_secs(30 * 24 * 3600),
             collect_every: Duration::from_secs(3600),
@@ -102,8 +120,7 @@ pub enum StartError {
 pub struct MainServer {
     main: Arc<Main>,
     server: Server,
-    upkeep: Option<Upkeep>,
-    collector: Option<Collector>,
+    upkeep: Option<(Upkeep, SurveyThread, Collector)>,
     failures: Receiver<String>,
 }
 
@@ -117,7 +134,12 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
-    copier: Copier,
+    repair: Repair,
+    survey: Survey,
+    recent: Recent,
+    silence: Mutex<MassSilence>,
+    /// Until then nodes have time to come back after the main server's start.
+    grace: Moment,
     under_way: Mutex<UnderWay>,
     deletes: Deletes,
     collecting: Collecting,
@@ -141,8 +163,8 @@ impl MainServer {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
         let main = Arc::new(Main::new(config, catalog, clock, failed)?);
-        let upkeep = Upkeep::start(main.clone())?;
-        let collector = Some(Collector::start(main.clone())?);
+        let (upkeep, survey) = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
+        let upkeep = (upkeep, survey, Collector::start(main.clone())?);
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -151,7 +173,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { main, server, upkeep: Some(upkeep), collector, failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
     }
 
     /// The address on which it listens.
@@ -168,7 +190,6 @@ impl MainServer {
     pub fn stop(&mut self) {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
-        drop(self.collector.take());
         self.server.stop();
         if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
@@ -198,9 +219,13 @@ impl Main {
         let latest = Some(catalog.latest_time()?).filter(|time| time.0 > 0 && !known.is_empty());
         let (timekeeper, clock) = Timekeeper::start(machine, latest);
         let nodes = Nodes::new(clock.clone(), config.heartbeat, master, known);
-        let [seed, ..] = draw();
-        // Numbers of orders are not used again after a restart, and stay below 2^53.
-        let orders = AtomicU64::new(clock.wall().0 << 10);
+        let grace = clock.now() + nodes.interval() * DEAD_AFTER;
+        let repair = Repair::new(config.repair_speed, clock.now());
+        let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
+        let [seed, first_order, ..] = draw();
+        // Numbers of orders are not used again after a restart, whatever the clock says, and stay
+        // below 2^53.
+        let orders = AtomicU64::new(first_order >> 12);
         Ok(Main {
             config,
             clock,
@@ -209,7 +234,11 @@ impl Main {
             cluster,
             incarnation,
             nodes,
-            copier: Copier::default(),
+            repair,
+            survey: Survey::default(),
+            recent: Recent::default(),
+            silence,
+            grace,
             under_way: Mutex::default(),
             deletes: Deletes::default(),
             collecting: Collecting::default(),
@@ -239,7 +268,13 @@ impl Main {
     fn placer(&self) -> Placer {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         let turn = self.turn.load(Ordering::Relaxed);
-        Placer::new(self.config.placement, self.nodes.candidates(), seed, turn)
+        let mut candidates = self.nodes.candidates();
+        if self.config.repair_speed == RepairSpeed::Unlimited {
+            for Candidate { hands, .. } in &mut candidates {
+                *hands = Hands::new(hands.orders, hands.bytes, 0);
+            }
+        }
+        Placer::new(self.config.placement, candidates, seed, turn)
     }
 
     /// To be called after the last use of a placer. Requests at the same time may take the same
