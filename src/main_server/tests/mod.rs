@@ -1,10 +1,14 @@
 //! The main server over real sockets, with nodes that the tests play.
 
+mod adopting;
 mod coming;
 mod copying;
+mod deleting;
+mod explaining;
 mod reading;
 mod sessions;
 mod storing;
+mod timekeeping;
 
 use std::net::TcpListener;
 use std::sync::Mutex;
@@ -310,6 +314,23 @@ impl FakeNode {
         }
         self.control().call(&Compared {}).expect("alive");
         lost
+    }
+
+    /// Says that it holds these, each of `LENGTH` bytes, and nothing else; to the end of the
+    /// comparison.
+    fn compare_holding(&mut self, held: &[(Serial, ChunkId)]) {
+        use crate::policy::inventory::{bucket_of, fingerprint};
+        let mut buckets = std::collections::BTreeMap::<u64, Vec<HeldChunk>>::new();
+        for &(serial, id) in held {
+            let (fingerprint, trashed) = (fingerprint(&id), false);
+            let chunk = HeldChunk { serial, length: LENGTH, fingerprint, trashed };
+            buckets.entry(bucket_of(serial)).or_default().push(chunk);
+        }
+        for (bucket, held) in buckets {
+            let request = Holdings { bucket, held: held.into() };
+            self.control().call(&request).expect("reconciled");
+        }
+        self.control().call(&Compared {}).expect("alive");
     }
 
     fn beat(&self) -> Heartbeat {
