@@ -14,6 +14,7 @@ use log::LevelFilter;
 use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
+use super::retention::RetentionFlags;
 use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
@@ -86,6 +87,9 @@ struct Flags {
     metrics: Option<SocketAddr>,
 
     #[command(flatten)]
+    retention: RetentionFlags,
+
+    #[command(flatten)]
     verbosity: Verbosity,
 }
 
@@ -135,6 +139,8 @@ fn config(flags: &Flags) -> Config {
         limits,
         repair_speed: flags.repair_speed.unwrap_or_default(),
         insecure_plaintext: flags.insecure_plaintext,
+        keep_removed: flags.retention.keep_removed,
+        collect_every: flags.retention.collect_every,
     }
 }
 

@@ -15,7 +15,8 @@ pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;
-pub mod signals;
+mod retention;
+mod signals;
 pub mod storage_node;
 pub mod up;
 
