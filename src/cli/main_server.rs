@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
 use super::retention::RetentionFlags;
-use super::signals;
+use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
     self, CatalogError, Config, Directory, DirectoryError, MainServer, RepairSpeed,
@@ -81,6 +81,10 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = 10_000, env = "P2PDFS_MAIN_MAX_CONNECTIONS",
           value_parser = clap::value_parser!(u32).range(10..))]
     max_connections: u32,
+
+    /// Address and port at which metrics for Prometheus can be got, at /metrics
+    #[arg(long, value_name = "ADDRESS", env = "P2PDFS_MAIN_METRICS")]
+    metrics: Option<SocketAddr>,
 
     #[command(flatten)]
     retention: RetentionFlags,
@@ -167,6 +171,10 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let catalog_failures = catalog.failures();
     let mut server = MainServer::start(config(flags), catalog, listener, Clock::system())
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
+    let metrics = flags
+        .metrics
+        .map(|at| metrics_endpoint::start(at, flags.insecure_plaintext, server.metrics()))
+        .transpose()?;
     announce(address);
     let failures = server.failures();
     let why = select! {
@@ -174,6 +182,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
         recv(failures) -> why => why.ok(),
         recv(catalog_failures) -> why => why.ok(),
     };
+    drop(metrics);
     server.stop();
     match why {
         None => Ok(Exit::Done),

@@ -42,8 +42,12 @@ enum Work {
     #[default]
     Rest,
     /// Versions whose time is over; then, in a whole round, chunks.
-    Expire { is_whole_round: bool },
-    Collect { after: Option<Serial> },
+    Expire {
+        is_whole_round: bool,
+    },
+    Collect {
+        after: Option<Serial>,
+    },
 }
 
 impl Collecting {

@@ -204,7 +204,10 @@ impl<'a> Scene<'a> {
             Wish { length: record.length, copies: missing, holders: &taken, apart_from: &[] };
         let explained = self.placer.explain(&wish);
         if explained.iter().all(|node| node.unfit.is_some()) {
-            return ("waiting", format!("{lacks}, and no node can take one: {}", unfit(&explained)));
+            return (
+                "waiting",
+                format!("{lacks}, and no node can take one: {}", unfit(&explained)),
+            );
         }
         let away: Vec<NodeId> =
             holders.iter().copied().filter(|node| !self.is_live(*node)).collect();

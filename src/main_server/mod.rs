@@ -23,10 +23,12 @@ mod inventory;
 mod join;
 mod keys;
 mod leaving;
+mod metrics;
 mod moves;
 mod names;
 mod node;
 mod nodes;
+mod notices;
 mod orders;
 mod rate;
 mod read;
@@ -61,6 +63,7 @@ pub use directory::{Directory, DirectoryError, bind, check};
 use crate::catalog::Catalog;
 use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
+use crate::metrics::Page;
 use crate::policy::liveness::DEAD_AFTER;
 use crate::policy::mass_silence::MassSilence;
 use crate::policy::pace::Hands;
@@ -138,8 +141,9 @@ struct Main {
     survey: Survey,
     recent: Recent,
     silence: Mutex<MassSilence>,
-    /// Until then nodes have time to come back after the main server's start.
-    grace: Moment,
+    /// Until then, nodes have time to come back after the main server's start; nothing, when all of
+    /// them are there.
+    grace: Mutex<Option<Moment>>,
     under_way: Mutex<UnderWay>,
     deletes: Deletes,
     collecting: Collecting,
@@ -150,6 +154,7 @@ struct Main {
     orders: AtomicU64,
     seed: AtomicU64,
     turn: AtomicU64,
+    requests: metrics::Requests,
 }
 
 impl MainServer {
@@ -179,6 +184,13 @@ impl MainServer {
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// What fills in a page of metrics. It holds on to the catalog: drop it before the catalog is to
+    /// be closed.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (main, server) = (self.main.clone(), self.server.watch());
+        move |page| metrics::fill(&main, server.open_connections(), page)
     }
 
     /// Gets the reason when the catalog has failed and the main server must be stopped.
@@ -220,6 +232,7 @@ impl Main {
         let (timekeeper, clock) = Timekeeper::start(machine, latest);
         let nodes = Nodes::new(clock.clone(), config.heartbeat, master, known);
         let grace = clock.now() + nodes.interval() * DEAD_AFTER;
+        let grace = Mutex::new((!nodes.view(false).is_whole()).then_some(grace));
         let repair = Repair::new(config.repair_speed, clock.now());
         let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
         let [seed, first_order, ..] = draw();
@@ -249,6 +262,7 @@ impl Main {
             orders,
             seed: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
+            requests: metrics::Requests::default(),
         })
     }
 

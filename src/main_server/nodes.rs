@@ -252,6 +252,13 @@ impl Nodes {
         View::new(there.map(|node| (node.id, presence(node))), is_patient)
     }
 
+    /// The nodes that cannot store any more, with the reasons that they gave.
+    pub fn failures(&self) -> Vec<(NodeId, String)> {
+        let table = self.lock();
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        there.filter_map(|node| Some((node.id, node.failure.clone()?))).collect()
+    }
+
     /// The nodes that should be there.
     pub fn expected(&self) -> Vec<NodeId> {
         let table = self.lock();

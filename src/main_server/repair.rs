@@ -236,6 +236,7 @@ impl Main {
         let verdict = judge(&copies, placer);
         match verdict {
             Verdict::Copy { from, to } => return self.copy(task, record, from, &to, now),
+            Verdict::Spread { from, to } => return self.copy(task, record, from, &[to], now),
             Verdict::Trim { surplus } => {
                 outcome.trims.extend(surplus.iter().map(|node| (task, *node, record.length)));
                 return Ok(());
@@ -261,7 +262,7 @@ impl Main {
             Verdict::Waiting { .. } => queue.wait(task),
             // Found again when the nodes that are away are back or dead.
             Verdict::Enough | Verdict::Away { .. } | Verdict::Lost => queue.forget(task),
-            Verdict::Copy { .. } | Verdict::Trim { .. } => {}
+            Verdict::Copy { .. } | Verdict::Spread { .. } | Verdict::Trim { .. } => {}
         }
         Ok(())
     }

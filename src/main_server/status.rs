@@ -5,9 +5,13 @@ use std::ops::Bound;
 use super::Main;
 use super::admin::admins_only;
 use super::census::Trouble;
-use crate::catalog::{AccountRecord, Standing};
+use crate::catalog::{AccountRecord, CatalogError, Standing};
+use crate::ids::Serial;
 use crate::wire::admin::*;
 use crate::wire::{Fault, MAX_ITEMS};
+
+/// Up to so many copies of a node that drains are counted; above, its own word is taken.
+const MOST_COUNTED: usize = 65_536;
 
 impl Main {
     /// Serves `status`.
@@ -17,6 +21,11 @@ impl Main {
         request: Status,
     ) -> Result<StatusReply, Fault> {
         admins_only(account, "see the cluster's state")?;
+        self.cluster_state(request)
+    }
+
+    /// What `status` answers, for those who may ask without an account: this process itself.
+    pub(super) fn cluster_state(&self, request: Status) -> Result<StatusReply, Fault> {
         let totals = self.catalog.totals().map_err(|error| self.fault(error))?;
         let now = self.clock.now();
         let interval = self.nodes.interval();
@@ -40,12 +49,17 @@ impl Main {
             scrub: node.scrub,
             drain_left: None,
         });
-        let nodes = page.collect();
+        let mut nodes: Vec<NodeStatus> = page.collect();
         let more = rest.next().is_some();
         drop(table);
+        for node in nodes.iter_mut().filter(|node| node.draining) {
+            node.drain_left = Some(self.drain_left(node).map_err(|error| self.fault(error))?);
+        }
         let repair = self.repair_status();
         let deletes = self.delete_status().map_err(|error| self.fault(error))?;
-        let notices = self.brakes_notices().map_err(|error| self.fault(error))?;
+        let mut notices = self.repair_notices();
+        notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
+        let last_commit = self.catalog.last_commit();
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let [few, single, unreadable, lost] =
@@ -64,12 +78,19 @@ impl Main {
             repair,
             deletes,
             journal: Default::default(),
-            last_commit_ms: None,
+            last_commit_ms: last_commit.map(|at| at.elapsed().as_millis() as u64),
             notices,
-            nodes,
+            nodes: nodes.into(),
             more,
         };
         Ok(reply)
+    }
+
+    /// How many copies are still on a node that drains. They go one by one as soon as they can.
+    fn drain_left(&self, node: &NodeStatus) -> Result<u64, CatalogError> {
+        let (from, to) = (Serial(0), Serial(u64::MAX));
+        let left = self.catalog.copies_on(node.node, from, to, MOST_COUNTED)?.len();
+        Ok(if left < MOST_COUNTED { left as u64 } else { node.space.chunks.max(left as u64) })
     }
 
     /// How repair goes.

@@ -17,7 +17,8 @@ use super::view::View;
 use crate::catalog::{CatalogError, SurveyedChunk};
 use crate::clock::Moment;
 use crate::ids::{NodeId, Serial};
-use crate::policy::repair::Urgency;
+use crate::policy::placement::Placer;
+use crate::policy::repair::{Urgency, could_spread};
 
 /// How many chunks are looked at together.
 const PAGE: usize = 1024;
@@ -281,7 +282,7 @@ impl Main {
     }
 
     fn count_page(&self, page: &[SurveyedChunk], now: Moment) {
-        let recent = self.recent_among(page, now);
+        let (recent, placer) = (self.recent_among(page, now), self.placer());
         let mut state = self.survey.lock();
         let Some(mut circle) = state.counting else { return };
         let (count, is_end) = circle.pass(&serials_of(page), PAGE);
@@ -289,7 +290,7 @@ impl Main {
         for chunk in &page[..count] {
             state.census.counted(chunk.record.serial, trouble(chunk, &view));
         }
-        self.repair.offer(&due_among(&page[..count], &view, &recent, now));
+        self.repair.offer(&due_among(&page[..count], &view, &recent, &placer, now));
         (state.last_count, state.counting) = (circle, (!is_end).then_some(circle));
         if is_end {
             state.counted(now);
@@ -299,7 +300,7 @@ impl Main {
     }
 
     fn feed_page(&self, page: &[SurveyedChunk], now: Moment) {
-        let recent = self.recent_among(page, now);
+        let (recent, placer) = (self.recent_among(page, now), self.placer());
         let mut state = self.survey.lock();
         // None when the nodes have changed while the page was read.
         let Some(mut circle) = state.feeding else { return };
@@ -310,7 +311,7 @@ impl Main {
                 state.census.taken_in(chunk.record.serial, found);
             }
         }
-        self.repair.offer(&due_among(&page[..count], &view, &recent, now));
+        self.repair.offer(&due_among(&page[..count], &view, &recent, &placer, now));
         (state.last_feed, state.feeding) = (circle, (!is_end).then_some(circle));
         drop(state);
         self.wake_upkeep();
@@ -336,10 +337,13 @@ fn due_among(
     page: &[SurveyedChunk],
     view: &View,
     recent: &HashSet<Serial>,
+    placer: &Placer,
     now: Moment,
 ) -> Vec<(Serial, Urgency)> {
-    let is_due =
-        |chunk: &&SurveyedChunk| trouble(chunk, view).is_some() && view.is_due(&chunk.record);
+    let is_due = |chunk: &&SurveyedChunk| match trouble(chunk, view) {
+        Some(_) => view.is_due(&chunk.record),
+        None => chunk.is_referred && could_spread(&view.holders(&chunk.record), placer),
+    };
     let urgency = |chunk: &SurveyedChunk| {
         let record = &chunk.record;
         let (holders, wanted) = (view.holders(record), usize::from(record.wanted));

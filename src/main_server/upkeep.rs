@@ -100,10 +100,9 @@ impl Main {
             self.close_order(given, now);
         }
         let next_repair = self.repair_what_is_due();
-        let grace = Some(self.grace).filter(|grace| *grace > now);
         let of_books = self.keep_time_and_delete(now).inspect_err(|e| self.catalog_failed(e));
         let [next_time, next_delete] = of_books.ok()?;
-        let next = [next_change, next_overdue, next_repair, grace, next_time, next_delete];
+        let next = [next_change, next_overdue, next_repair, self.grace(), next_time, next_delete];
         next.into_iter().flatten().min()
     }
 
@@ -139,25 +138,33 @@ impl Main {
 
     /// Judges by the nodes as they are now. Chunks are surveyed anew when something has changed.
     pub(super) fn look_at_nodes(&self) {
-        let view = self.view();
-        let in_grace = self.clock.now() < self.grace;
-        self.survey.wait_until((in_grace && !view.is_whole()).then_some(self.grace));
-        self.survey.look_at(view);
+        let is_whole = self.nodes.view(false).is_whole();
+        let mut grace = self.grace.lock().unwrap_or_else(PoisonError::into_inner);
+        *grace = grace.filter(|grace| !is_whole && *grace > self.clock.now());
+        let not_before = *grace;
+        drop(grace);
+        self.survey.wait_until(not_before);
+        self.survey.look_at(self.view());
+    }
+
+    /// Until when nodes have time to come back after the main server's start.
+    fn grace(&self) -> Option<Moment> {
+        *self.grace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The nodes as they are now, or as they are to be taken while nobody is given up.
     pub(super) fn view(&self) -> View {
-        let in_grace = self.clock.now() < self.grace;
-        self.nodes.view(in_grace || self.silence().is_doubted())
+        let is_patient = self.grace().is_some() || self.silence().is_doubted();
+        self.nodes.view(is_patient)
     }
 
     /// Why nothing is done on the strength of silence, where nothing is.
     pub(super) fn why_patient(&self) -> Option<String> {
-        let now = self.clock.now();
-        if now < self.grace {
-            let left = self.grace.since(now).as_secs() + 1;
+        if let Some(grace) = self.grace() {
+            let left = grace.since(self.clock.now()).as_secs() + 1;
             return Some(format!(
-                "the main server has just started: nodes have {left} s to come back"
+                "the main server has just started: nodes have {left} s to come back before \
+                 anything is copied on their account"
             ));
         }
         let silence = self.silence();
@@ -168,12 +175,17 @@ impl Main {
             let more = if missing.len() > NAMED_NODES { ", ..." } else { "" };
             format!(
                 "{} nodes fell silent together ({}{more}): the main server may be cut off itself, \
-                 so nothing is copied on that account until most of them are back, or somebody \
+                 so nothing is copied on their account until most of them are back, or somebody \
                  says that they are gone: p2pdfs admin adopt silence",
                 missing.len(),
                 named.join(", ")
             )
         })
+    }
+
+    /// True while the main server suspects itself, and not for its own start.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.grace().is_none() && self.silence().is_doubted()
     }
 
     /// A person says that nodes that fell silent together are really gone.

@@ -5,11 +5,14 @@ mod coming;
 mod copying;
 mod deleting;
 mod explaining;
+mod metrics;
 mod reading;
+mod repairing;
 mod sessions;
 mod storing;
 mod timekeeping;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -316,15 +319,34 @@ impl FakeNode {
         lost
     }
 
-    /// Says that it holds these, each of `LENGTH` bytes, and nothing else; to the end of the
-    /// comparison.
+    /// Goes through the inventory as one that holds all that the books say.
+    fn come_back(&mut self, desk: &Desk) {
+        let copies = desk.catalog.copies_on(self.id, Serial(0), Serial(u64::MAX), 1 << 20);
+        let held = copies.expect("a catalog").into_iter().map(|copy| HeldChunk {
+            serial: copy.serial,
+            length: copy.length,
+            fingerprint: copy.fingerprint,
+            trashed: false,
+        });
+        self.tell_holdings(held.collect());
+    }
+
+    /// Says that it holds these, each of `LENGTH` bytes, and nothing else in their buckets.
     fn compare_holding(&mut self, held: &[(Serial, ChunkId)]) {
-        use crate::policy::inventory::{bucket_of, fingerprint};
-        let mut buckets = std::collections::BTreeMap::<u64, Vec<HeldChunk>>::new();
-        for &(serial, id) in held {
-            let (fingerprint, trashed) = (fingerprint(&id), false);
-            let chunk = HeldChunk { serial, length: LENGTH, fingerprint, trashed };
-            buckets.entry(bucket_of(serial)).or_default().push(chunk);
+        let held = held.iter().map(|(serial, id)| HeldChunk {
+            serial: *serial,
+            length: LENGTH,
+            fingerprint: crate::policy::inventory::fingerprint(id),
+            trashed: false,
+        });
+        self.tell_holdings(held.collect());
+    }
+
+    fn tell_holdings(&mut self, held: Vec<HeldChunk>) {
+        let mut buckets: BTreeMap<u64, Vec<HeldChunk>> = BTreeMap::new();
+        for chunk in held {
+            let bucket = crate::policy::inventory::bucket_of(chunk.serial);
+            buckets.entry(bucket).or_default().push(chunk);
         }
         for (bucket, held) in buckets {
             let request = Holdings { bucket, held: held.into() };
