@@ -298,12 +298,8 @@ fn explained_deletes_go_on_while_unexplained_ones_are_held() {
 #[test]
 fn trash_that_old_books_count_on_is_restored_and_not_taken_for_lost() {
     let (desk, [mut node], serial) = one_file();
-    let held = |trashed| HeldChunk {
-        serial,
-        length: LENGTH,
-        fingerprint: fingerprint(&id(1)),
-        trashed,
-    };
+    let held =
+        |trashed| HeldChunk { serial, length: LENGTH, fingerprint: fingerprint(&id(1)), trashed };
     let removed_since = HeldChunk { serial: Serial(serial.0 ^ 1), ..held(true) };
     let mut listed = vec![held(true), removed_since];
     listed.sort_by_key(|held| held.serial);

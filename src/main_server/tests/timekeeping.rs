@@ -56,7 +56,7 @@ fn says(desk: &Desk, node: &mut FakeNode, time: WallTime) {
 fn add_again(desk: &Desk, node: &mut FakeNode) {
     node.main = desk.address();
     node.add(node.dial(), &node.add_me()).expect("the same start of the node");
-    node.compare();
+    node.come_back(desk);
 }
 
 #[test]
