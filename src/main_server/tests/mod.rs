@@ -2,6 +2,7 @@
 
 mod coming;
 mod copying;
+mod leaving;
 mod metrics;
 mod reading;
 mod repairing;
