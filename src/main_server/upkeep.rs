@@ -131,6 +131,7 @@ impl Main {
         }
         if changes.iter().any(|(.., is)| *is == State::Alive) {
             self.repair.retry_waiting();
+            self.look_at_fill();
         }
         self.look_at_nodes();
         next_change

@@ -5,6 +5,7 @@ mod coming;
 mod copying;
 mod deleting;
 mod explaining;
+mod leaving;
 mod metrics;
 mod reading;
 mod repairing;
