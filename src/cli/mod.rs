@@ -8,6 +8,7 @@ pub mod commands;
 pub mod countdown;
 pub mod demo;
 pub mod exit;
+pub mod leave;
 pub mod limits;
 pub mod logging;
 pub mod main_server;
@@ -16,6 +17,7 @@ pub mod output;
 pub mod process;
 pub mod progress;
 pub mod signals;
+pub mod span;
 pub mod storage_node;
 pub mod up;
 
