@@ -16,9 +16,12 @@ use super::limits;
 use super::logging::{self, Verbosity};
 use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
-use crate::main_server::{self, CatalogError, Config, Directory, DirectoryError, MainServer};
+use crate::main_server::{
+    self, CatalogError, Config, Directory, DirectoryError, MainServer, RepairSpeed,
+};
 use crate::policy::placement::Placement;
 use crate::server::Limits;
+use crate::size::ByteSize;
 
 const PROGRAM: &str = "p2pdfs-main";
 
@@ -63,6 +66,11 @@ struct Flags {
     #[arg(long, value_name = "MS", default_value_t = 5000, env = "P2PDFS_MAIN_HEARTBEAT_MS",
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: u64,
+
+    /// How fast missing copies are made at most: bytes a second, such as 100M, or `unlimited`. Without
+    /// it, as fast as it goes beside what clients do
+    #[arg(long, value_name = "SPEED", env = "P2PDFS_MAIN_REPAIR_SPEED", value_parser = repair_speed)]
+    repair_speed: Option<RepairSpeed>,
 
     /// Serve other machines too, though nothing is encrypted
     #[arg(long, env = "P2PDFS_MAIN_INSECURE_PLAINTEXT")]
@@ -125,8 +133,17 @@ fn config(flags: &Flags) -> Config {
         },
         heartbeat: Duration::from_millis(flags.heartbeat_ms),
         limits,
+        repair_speed: flags.repair_speed.unwrap_or_default(),
         insecure_plaintext: flags.insecure_plaintext,
     }
+}
+
+fn repair_speed(text: &str) -> Result<RepairSpeed, String> {
+    if text == "unlimited" {
+        return Ok(RepairSpeed::Unlimited);
+    }
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}, and not `unlimited`"))?;
+    Ok(RepairSpeed::BytesPerSecond(size.0))
 }
 
 fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
@@ -139,6 +156,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::because(Exit::Failed, "cannot listen", &error))?;
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let directory = Directory::open(dir, address).map_err(|error| cannot_open(dir, &error))?;
     if directory.is_new {
         let file = directory.client_file.display();
@@ -148,10 +166,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let catalog_failures = catalog.failures();
     let mut server = MainServer::start(config(flags), catalog, listener, Clock::system())
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
-    let metrics = flags
-        .metrics
-        .map(|at| metrics_endpoint::start(at, flags.insecure_plaintext, server.metrics()))
-        .transpose()?;
+    let metrics = metrics_endpoint::start(metrics, server.metrics())?;
     announce(address);
     let failures = server.failures();
     let why = select! {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use crossbeam_channel::select;
+use crossbeam_channel::{Receiver, select};
 use log::LevelFilter;
 
 use crate::causes::with_causes;
@@ -161,9 +161,9 @@ pub fn main() -> ExitCode {
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
     limits::raise_open_files();
-    let (metrics_at, insecure_plaintext) = (flags.metrics, flags.insecure_plaintext);
-    let (leaves, force) = (flags.leave, flags.force);
+    let leaving = flags.leave.then_some(flags.force);
     let is_quiet = flags.verbosity.level(LevelFilter::Info) < LevelFilter::Info;
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
@@ -171,7 +171,7 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
     let node = match Node::start(config) {
         Ok(node) => node,
         // It left before, and whoever waited for that was not told.
-        Err(NodeError::Left(_)) if leaves => {
+        Err(NodeError::Left(_)) if leaving.is_some() => {
             leave::farewell(&directory);
             return Ok(Exit::Done);
         }
@@ -180,32 +180,39 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
     if let Some(error) = node.unreachable() {
         log::warn!("no main server yet, tried again and again error={}", with_causes(error));
     }
-    let metrics = metrics_at
-        .map(|at| metrics_endpoint::start(at, insecure_plaintext, node.metrics()))
-        .transpose()?;
+    let metrics = metrics_endpoint::start(metrics, node.metrics())?;
     say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
-    let outcome = if leaves {
-        match leave::see_through(&node, force, is_quiet, &stop_requests) {
-            Ok(()) => {
-                leave::farewell(&directory);
-                Ok(Exit::Done)
-            }
-            Err(Interrupted::Stopped) => Err(leave::not_yet(&directory, &node)),
-            Err(Interrupted::Failed(error)) => Err(explain(&directory, &error)),
-            Err(Interrupted::Refused(failure)) => Err(failure),
-        }
-    } else {
-        select! {
+    let outcome = match leaving {
+        Some(force) => leave(&node, &directory, force, is_quiet, &stop_requests),
+        None => select! {
             recv(stop_requests) -> _ => Ok(Exit::Done),
             recv(node.failures()) -> failure => match failure {
                 Ok(error) => Err(explain(&directory, &error)),
                 Err(_) => Ok(Exit::Failed),
             },
-        }
+        },
     };
     drop(metrics);
     node.stop();
     outcome
+}
+
+fn leave<T>(
+    node: &Node,
+    directory: &Path,
+    force: bool,
+    is_quiet: bool,
+    stop_requests: &Receiver<T>,
+) -> Result<Exit, Failure> {
+    match leave::see_through(node, force, is_quiet, stop_requests) {
+        Ok(()) => {
+            leave::farewell(directory);
+            Ok(Exit::Done)
+        }
+        Err(Interrupted::Stopped) => Err(leave::not_yet(directory, node)),
+        Err(Interrupted::Failed(error)) => Err(explain(directory, &error)),
+        Err(Interrupted::Refused(failure)) => Err(failure),
+    }
 }
 
 /// Prints data. Whoever has closed the pipe wants no more of it.
