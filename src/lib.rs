@@ -46,6 +46,7 @@ pub mod client;
 pub mod clock;
 pub mod durable;
 pub mod ids;
+pub mod journal;
 pub mod main_server;
 pub mod policy;
 pub mod remote_path;

@@ -14,6 +14,7 @@ mod fault;
 mod heartbeat;
 mod inventory;
 mod join;
+mod journal;
 mod keys;
 mod leaving;
 mod names;
@@ -39,6 +40,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
+pub use journal::{JournalKeys, JournalSetup};
 pub use directory::{Directory, DirectoryError, bind, check};
 
 use crate::catalog::Catalog;
@@ -47,6 +49,7 @@ use crate::ids::{ClusterId, Incarnation, Secret};
 use crate::policy::placement::{Placement, Placer};
 use crate::server::{Limits, Server};
 use copier::Copier;
+use journal::{Journal, Writing};
 use nodes::Nodes;
 use under_way::UnderWay;
 use upkeep::Upkeep;
@@ -87,6 +90,7 @@ pub struct MainServer {
     main: Arc<Main>,
     server: Server,
     upkeep: Option<Upkeep>,
+    writing: Option<Writing>,
     failures: Receiver<String>,
 }
 
@@ -99,6 +103,7 @@ struct Main {
     incarnation: Incarnation,
     nodes: Nodes,
     copier: Copier,
+    journal: Journal,
     under_way: Mutex<UnderWay>,
     waker: upkeep::Waker,
     failed: Sender<String>,
@@ -116,10 +121,32 @@ impl MainServer {
         listener: TcpListener,
         clock: Clock,
     ) -> Result<MainServer, StartError> {
+        MainServer::start_any(config, catalog, None, listener, clock)
+    }
+
+    /// The same, and keeps a journal of the catalog on nodes.
+    pub fn start_with_journal(
+        config: Config,
+        journal: JournalSetup,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
+        let catalog = journal.catalog.clone();
+        MainServer::start_any(config, catalog, Some(journal), listener, clock)
+    }
+
+    fn start_any(
+        config: Config,
+        catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
-        let main = Arc::new(Main::new(config, catalog, clock, failed)?);
+        let main = Arc::new(Main::new(config, catalog, journal, clock, failed)?);
         let upkeep = Upkeep::start(main.clone())?;
+        let writing = Writing::start(main.clone())?;
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -128,7 +155,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), writing: Some(writing), failures })
     }
 
     /// The address on which it listens.
@@ -146,6 +173,7 @@ impl MainServer {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
         self.server.stop();
+        drop(self.writing.take());
         if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
         }
@@ -162,6 +190,7 @@ impl Main {
     fn new(
         config: Config,
         catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
         clock: Clock,
         failed: Sender<String>,
     ) -> Result<Main, CatalogError> {
@@ -180,6 +209,7 @@ impl Main {
             incarnation,
             nodes,
             copier: Copier::default(),
+            journal: Journal::new(journal),
             under_way: Mutex::default(),
             waker: upkeep::Waker::default(),
             failed,

@@ -116,7 +116,7 @@ impl Session<'_> {
             ToMain::Inventory(r) => self.node(r, Main::inventory),
             ToMain::Holdings(r) => self.node(r, Main::holdings),
             ToMain::Compared(r) => self.node(r, Main::compared),
-            ToMain::Follow(r) => self.node(r, Main::follow),
+            ToMain::Follow(r) => self.follow(&r),
         }
     }
 
@@ -210,7 +210,7 @@ impl Session<'_> {
         self.reply(M::NAME, result)
     }
 
-    fn working_node(&self) -> Result<NodeId, Fault> {
+    pub(super) fn working_node(&self) -> Result<NodeId, Fault> {
         match self.peer {
             Peer::Node { id, incarnation } => {
                 match self.main.nodes.check_working(id, incarnation) {
@@ -227,7 +227,7 @@ impl Session<'_> {
     }
 
     /// False for a connection of an earlier start of a node: it must say hello again.
-    fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         let Peer::Node { id, incarnation } = self.peer else { return true };
         !matches!(self.main.nodes.check_working(id, incarnation), Err(NotWorking::Outdated(_)))
     }

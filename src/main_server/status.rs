@@ -52,9 +52,9 @@ impl Main {
             is_surveyed: false,
             repair: Default::default(),
             deletes: Default::default(),
-            journal: Default::default(),
+            journal: self.journal.status(),
             last_commit_ms: None,
-            notices: Vec::new(),
+            notices: self.journal.notice().into_iter().collect(),
             nodes,
             more,
         })

@@ -25,8 +25,8 @@ const FORMAT: u32 = 1;
 const FILE: &str = "node.json";
 const LOCK: &str = "node.lock";
 /// The files of a node beside its store.
-pub(super) const OWN_FILES: [&str; 5] =
-    [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK];
+pub(super) const OWN_FILES: [&str; 6] =
+    [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK, super::journal::DIRECTORY];
 
 /// The content of `node.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

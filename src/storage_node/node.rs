@@ -18,6 +18,7 @@ use super::counters::Counters;
 use super::error::{NodeError, with_causes};
 use super::identity::{DirectoryLock, Identity};
 use super::join;
+use super::journal;
 use super::keys::Keys;
 use super::service::NodeService;
 use super::shared::Shared;
@@ -132,6 +133,7 @@ impl Node {
             control::part(&self.shared);
         }
         self.shared.cut_control();
+        self.shared.journal.cut();
         join_thread(self.control.take());
         // Requests that have arrived are answered, for which they may have something confirmed.
         self.server.stop();
@@ -212,6 +214,8 @@ impl Starting {
         running
             .workers
             .push(spawn("confirmer", move || for_confirmer.confirmer.run(&for_confirmer))?);
+        let for_keeper = shared.clone();
+        running.workers.push(spawn("journal", move || journal::run(&for_keeper))?);
         running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
         Ok(running)
     }

@@ -25,6 +25,7 @@ use super::error::{NodeError, with_causes};
 use super::fault;
 use super::forward::Peers;
 use super::identity::{Identity, Membership};
+use super::journal::Keeper;
 use super::keys::{Keys, MainTime};
 use super::orders::Orders;
 
@@ -52,6 +53,8 @@ pub(super) struct Shared {
     pub confirmer: Confirmer,
     pub peers: Peers,
     pub orders: Orders,
+    /// What is kept here of the catalog.
+    pub journal: Keeper,
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
     /// Gets what the node cannot go on after.
@@ -109,6 +112,7 @@ impl Shared {
             confirmer: Confirmer::default(),
             peers: Peers::new(insecure_plaintext),
             orders: Orders::default(),
+            journal: Keeper::new(&config.directory),
             stop,
             fatal,
             given_up: AtomicBool::new(false),

@@ -9,15 +9,19 @@
 //! - long scans of chunks first wait until early answers are durable, and then keep a reader busy
 //!   and not the writer.
 
+mod changes;
 mod chunks;
 mod commit;
+mod encoded;
 mod inventory;
 mod names;
 mod nodes;
 mod readers;
+mod rebuild;
 mod requests;
 mod rows;
 mod schema;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -38,6 +42,10 @@ use crate::clock::WallTime;
 use crate::durable;
 use crate::ids::*;
 use crate::remote_path::RemotePath;
+
+pub use self::changes::Boundary;
+pub use self::rebuild::Rebuild;
+pub use self::snapshot::Snapshot;
 
 pub use self::schema::{FILE_NAME, FORMAT, LOCK_NAME};
 

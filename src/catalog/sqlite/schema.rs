@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::rows::{Done, Stop};
@@ -138,8 +139,18 @@ pub(super) fn create(
         conn.close().map_err(|(_, error)| error)
     };
     fill().map_err(|source| CatalogError::Engine { doing: "make its tables", source })?;
-    durable::sync_file(&file, SyncPoint::StateData).map_err(io("sync"))?;
-    std::fs::rename(&temporary, &path).map_err(io("name"))?;
+    take_name(dir, &temporary, &file)
+}
+
+/// Makes a database that was filled under another name durable, and then the catalog of `dir`.
+pub(super) fn take_name(dir: &Path, temporary: &Path, file: &File) -> Result<(), CatalogError> {
+    let path = dir.join(FILE_NAME);
+    let io = |doing| {
+        let path = path.clone();
+        move |source| CatalogError::Io { doing, path, source }
+    };
+    durable::sync_file(file, SyncPoint::StateData).map_err(io("sync"))?;
+    std::fs::rename(temporary, &path).map_err(io("name"))?;
     durable::entry_created(&path);
     durable::sync_directory(dir, SyncPoint::StateDirectory).map_err(io("sync the directory of"))
 }
@@ -153,10 +164,10 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     drop_cached_log(dir)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&path, flags);
-    let conn = conn.map_err(|error| unreadable(&path, error))?;
+    let mut conn = conn.map_err(|error| unreadable(&path, error))?;
     // Before anything is written: a format of tomorrow is not ours to touch.
     check_format(&conn, &path)?;
-    configure_writer(&conn)
+    configure_writer(&mut conn)
         .map_err(|source| CatalogError::Engine { doing: "be set up", source })?;
     empty_log(&conn).map_err(|source| CatalogError::Engine { doing: "empty its log", source })?;
     Ok(conn)
@@ -178,7 +189,7 @@ fn drop_cached_log(dir: &Path) -> Result<(), CatalogError> {
 /// operations of a batch share. Once that is set up, a checkpoint that fails loses nothing and
 /// stops nobody: what it would have moved stays in the log, which is durable, and is moved again
 /// later.
-fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
+fn configure_writer(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
     let left_out = SyncPoint::CatalogCommit.is_left_out();
     conn.pragma_update(None, "synchronous", if left_out { "OFF" } else { "FULL" })?;
@@ -188,7 +199,12 @@ fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA wal_autocheckpoint = 2000", (), |_| Ok(()))?;
     conn.query_row("PRAGMA journal_size_limit = 33554432", (), |_| Ok(()))?;
     conn.set_prepared_statement_cache_capacity(64);
-    Ok(())
+    // Has a `DELETE` of all rows of a table delete each of them, and so told of by the update hook
+    // (sqlite3_set_authorizer: SQLITE_IGNORE for SQLITE_DELETE).
+    conn.authorizer(Some(|asked: AuthContext<'_>| match asked.action {
+        AuthAction::Delete { .. } => Authorization::Ignore,
+        _ => Authorization::Allow,
+    }))
 }
 
 /// Moves what the log holds into the database, syncs that, and begins a new log.
@@ -218,7 +234,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-fn check_format(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
+pub(super) fn check_format(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
     let format = conn.query_row("SELECT format FROM catalog WHERE id = 1", (), |row| row.get(0));
     match format {
         Ok(FORMAT) => Ok(()),
