@@ -58,6 +58,8 @@ pub struct Clock(Source);
 enum Source {
     System { start: Instant },
     Manual { monotonic: Arc<AtomicU64>, wall: Arc<AtomicU64> },
+    /// `ahead` is what the monotonic time lacks of the wall time, wrapping.
+    Steady { of: Box<Clock>, ahead: Arc<AtomicU64> },
 }
 
 impl Clock {
@@ -72,9 +74,17 @@ impl Clock {
         Clock(Source::Manual { monotonic: Arc::new(AtomicU64::new(0)), wall })
     }
 
+    /// A clock whose wall time is `wall` now and goes on with this one's monotonic time, whatever
+    /// is done to the machine's wall clock.
+    pub fn steady(&self, wall: WallTime) -> Clock {
+        let ahead = Arc::new(AtomicU64::new(wall.0.wrapping_sub(self.now().0)));
+        Clock(Source::Steady { of: Box::new(self.clone()), ahead })
+    }
+
     /// The monotonic time.
     pub fn now(&self) -> Moment {
         match &self.0 {
+            Source::Steady { of, .. } => of.now(),
             Source::System { start } => Moment(millis(start.elapsed())),
             Source::Manual { monotonic, .. } => Moment(monotonic.load(Ordering::SeqCst)),
         }
@@ -88,6 +98,9 @@ impl Clock {
                 WallTime(millis(since))
             }
             Source::Manual { wall, .. } => WallTime(wall.load(Ordering::SeqCst)),
+            Source::Steady { ahead, .. } => {
+                WallTime(self.now().0.wrapping_add(ahead.load(Ordering::SeqCst)))
+            }
         }
     }
 
@@ -100,11 +113,38 @@ impl Clock {
         wall.fetch_add(millis(span), Ordering::SeqCst);
     }
 
-    /// Sets the wall clock of a manual clock, as a jump that the monotonic time does not see.
+    /// Sets the wall clock of a manual clock, or the wall time from which a steady one goes on: a
+    /// jump that the monotonic time does not see.
     ///
     /// Panics on the machine's clocks.
     pub fn set_wall(&self, to: WallTime) {
-        let Source::Manual { wall, .. } = &self.0 else { panic!("only a manual clock") };
-        wall.store(to.0, Ordering::SeqCst);
+        match &self.0 {
+            Source::Manual { wall, .. } => wall.store(to.0, Ordering::SeqCst),
+            Source::Steady { ahead, .. } => {
+                ahead.store(to.0.wrapping_sub(self.now().0), Ordering::SeqCst);
+            }
+            Source::System { .. } => panic!("the machine's clock is not ours to set"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_steady_clock_does_not_see_the_jumps_of_the_one_below_it() {
+        let machine = Clock::manual(WallTime(5_000_000));
+        machine.advance(Duration::from_secs(7));
+        let steady = machine.steady(WallTime(9_000));
+        let clone = steady.clone();
+        machine.set_wall(WallTime(0));
+        machine.advance(Duration::from_secs(1));
+        assert_eq!((clone.wall(), clone.now()), (WallTime(10_000), Moment(8_000)));
+        steady.set_wall(WallTime(3));
+        assert_eq!(clone.wall(), WallTime(3));
+        // Even one that is behind its own monotonic time.
+        machine.advance(Duration::from_millis(4));
+        assert_eq!(clone.wall(), WallTime(7));
     }
 }

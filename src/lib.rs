@@ -6,7 +6,7 @@
 //! The vocabulary, which everything may use and which uses nothing of ours:
 //! - [`ids`]: chunk ids, nodes, serials, versions, keys; [`remote_path`]: names in the store;
 //!   [`size`]: bytes for people; [`clock`]: time, which a test can move; [`durable`]: every sync,
-//!   by name.
+//!   by name; [`causes`]: errors as text.
 //!
 //! What is decided, in pure functions:
 //! - [`policy`]: placement, liveness, missing copies, comparing inventories; [`token`]: minting and
@@ -41,6 +41,7 @@
 //!   `storage_node` → `segments`, both → `server`; client and servers never import each other.
 
 pub mod catalog;
+pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -38,7 +38,8 @@ pub trait Catalog: Send + Sync {
 
     /// Enters a start of the main server into the history, and moves the number sequence above
     /// every number that any earlier life of this catalog, or of a backup of it, can have given
-    /// out: to `(seconds since 2020-01-01 UTC) << 20` of `now` when that is higher.
+    /// out: to `(seconds since 2020-01-01 UTC) << 20` of `now` when that is higher. It does not note
+    /// the time: nobody has said yet that this clock is right.
     fn begin_incarnation(
         &self,
         incarnation: Incarnation,
@@ -105,7 +106,7 @@ pub trait Catalog: Send + Sync {
         unimplemented!()
     }
 
-    /// The latest time that was noted, by any operation that was given one.
+    /// The latest time that was noted; 0 when none ever was.
     fn latest_time(&self) -> Result<WallTime, CatalogError> {
         unimplemented!()
     }

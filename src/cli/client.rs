@@ -60,8 +60,8 @@ pub struct Common {
     pub quiet: bool,
     /// Seconds to go on trying while the main server or nodes do not answer
     /// [default: 2 before the first answer, 60 after it]
-    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_WAIT", value_name = "SECONDS")]
-    pub wait: Option<u64>,
+    #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_PATIENCE", value_name = "SECONDS")]
+    pub patience: Option<u64>,
     /// Allow unencrypted connections to other machines: anyone in between can read and change them
     #[arg(long, global = true, help_heading = GLOBAL, env = "P2PDFS_INSECURE_PLAINTEXT")]
     pub insecure_plaintext: bool,
@@ -182,9 +182,9 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
 fn context(common: Common) -> Result<Context, Failure> {
     let config = client_config::load(&common)?;
     let mut settings = config.settings;
-    if let Some(seconds) = common.wait {
-        let wait = Duration::from_secs(seconds);
-        settings.patience = Patience { first: wait, established: wait };
+    if let Some(seconds) = common.patience {
+        let span = Duration::from_secs(seconds);
+        settings.patience = Patience { first: span, established: span };
     }
     let client = Client::new(settings);
     end_at_signal(client.cancel_handle())?;

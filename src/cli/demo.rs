@@ -121,7 +121,7 @@ fn show_copies(client: &Client, path: &RemotePath, say: &Say<'_>) -> Result<Node
     let mut chunks: Vec<LocatedChunk> = Vec::new();
     loop {
         let from = chunks.len() as u64;
-        let (page, _) = client.explain(path, None, from).map_err(|error| cannot(&error))?;
+        let (page, _) = client.places(path, None, from).map_err(|error| cannot(&error))?;
         let count = page.file.chunk_count;
         let is_empty = page.chunks.is_empty();
         chunks.extend(page.chunks.into_vec());

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::causes::with_causes;
 use crate::wire::FaultCode;
 
 /// Exit codes, an interface of all programs.
@@ -28,7 +29,7 @@ impl Exit {
         use FaultCode::*;
         match code {
             NotFound => Exit::NotFound,
-            Denied | TokenExpired | HelloFirst | StaleDirectory => Exit::NotAllowed,
+            Denied | TokenExpired | HelloFirst | StaleDirectory | Left => Exit::NotAllowed,
             HashMismatch | HashUnsafe | Damaged => Exit::Damaged,
             NotStored | NoSpace | TooFewNodes | Busy | Timeout | Stopping | Unreachable => {
                 Exit::Unavailable
@@ -84,16 +85,4 @@ impl Failure {
         }
         self.exit.into()
     }
-}
-
-/// An error and what caused it, as one line.
-pub fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::select;
 use log::LevelFilter;
 
 use super::exit::{Exit, Failure};
+use super::limits;
 use super::logging::{self, Verbosity};
 use super::signals;
 use crate::clock::Clock;
@@ -126,6 +127,7 @@ fn config(flags: &Flags) -> Config {
 
 fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
+    limits::raise_open_files();
     let signals = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot wait for signals", &error))?;
     let listener =

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod commands;
 pub mod demo;
 pub mod exit;
+pub mod limits;
 pub mod logging;
 pub mod main_server;
 pub mod output;

@@ -8,7 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use serde::Serialize;
 
 use super::exit::{Exit, Failure};
-use crate::client::{ClientError, with_sources};
+use crate::causes::with_causes;
+use crate::client::ClientError;
 use crate::wire::{Fault, FaultCode};
 
 /// A name as it can be shown: what would steer the terminal, or is no text, is escaped.
@@ -134,7 +135,7 @@ pub fn failure(what: &str, error: &ClientError) -> Failure {
         return not_printed(source);
     }
     let mut failure =
-        Failure::new(exit_of(error), format!("{what}: {}", shown(with_sources(error))));
+        Failure::new(exit_of(error), format!("{what}: {}", shown(with_causes(error))));
     if let Some(fault) = error.fault() {
         failure.details = node_lines(fault);
     }

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use super::output::{exit_of, failure, shown};
-use crate::client::{ClientError, Observer, Report, with_sources};
+use crate::causes::with_causes;
+use crate::client::{ClientError, Observer, Report};
 use crate::ids::Version;
 use crate::wire::FaultCode;
 
@@ -19,7 +20,7 @@ use crate::wire::FaultCode;
 pub struct FileLine {
     pub from: String,
     pub to: String,
-    /// `stored`, `fetched`, `skipped` or `failed`.
+    /// `stored`, `fetched`, `verified`, `skipped` or `failed`.
     pub status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<Version>,
@@ -95,7 +96,7 @@ impl Progress {
     fn failed(&self, from: &OsStr, line: &mut FileLine, error: &ClientError) {
         line.status = "failed";
         line.code = error.code();
-        line.reason = Some(with_sources(error));
+        line.reason = Some(with_causes(error));
         let name = if from == "-" { "stdin".to_string() } else { shown(from) };
         let mut failure = failure(&format!("cannot {} {name}", self.verb), error);
         match error {
@@ -190,6 +191,13 @@ impl Observer for Progress {
                 state.totals.files += 1;
                 state.totals.bytes += file.size;
                 line.status = "fetched";
+                (line.version, line.size) = (Some(file.version), Some(file.size));
+            }
+            Report::Verified(file) => {
+                let mut state = self.state.borrow_mut();
+                state.totals.files += 1;
+                state.totals.bytes += file.size;
+                line.status = "verified";
                 (line.version, line.size) = (Some(file.version), Some(file.size));
             }
             Report::Skipped(reason) => {

@@ -10,7 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use crossbeam_channel::select;
 use log::LevelFilter;
 
-use crate::cli::exit::{Exit, Failure, with_causes};
+use crate::causes::with_causes;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::limits;
 use crate::cli::logging::{self, Verbosity};
 use crate::cli::signals;
 use crate::ids::{Address, Secret};
@@ -112,6 +114,7 @@ pub fn main() -> ExitCode {
 
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
+    limits::raise_open_files();
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;

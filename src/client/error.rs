@@ -86,22 +86,6 @@ impl ClientError {
     }
 }
 
-/// A text for a log line or a message: the error and what is behind it.
-pub fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        // A transparent layer repeats the text of the one below.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = source.source();
-    }
-    text
-}
-
 /// True when a call may succeed if it is simply made again, later.
 pub(super) fn is_transient(error: &CallError) -> bool {
     use crate::wire::frame::FrameError;

@@ -5,6 +5,7 @@
 //! calls block, and may be made from any number of threads at a time. It knows the wire and the
 //! vocabulary, and nothing of how servers work.
 
+mod cluster;
 mod connections;
 mod error;
 mod get;
@@ -15,31 +16,35 @@ mod read_chunk;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod verify;
+mod versions;
 mod workers;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-pub use error::{ClientError, CopyFailure, with_sources};
+pub use error::{ClientError, CopyFailure};
 pub use get::{Download, FetchedFile};
 pub use observer::{Observer, Quiet, Report};
 pub use patience::{Cancel, Patience};
 pub use put::{PutOptions, Source, StoredFile, Upload};
-pub use tree::{LocalEntry, LocalKind, RemoteEntry, make_local_directory, stored_name, walk_local};
+pub use tree::{
+    Files, LocalEntry, LocalKind, RemoteEntry, make_local_directory, stored_name, walk_local,
+};
+pub use verify::{CopyProblem, ProblemCopy, VerifiedFile, Wholeness};
 
 use connections::{Connections, Peer};
 use error::is_transient;
 use patience::Tries;
 use workers::Workers;
 
-use crate::clock::WallTime;
 use crate::ids::{Address, NodeId, RequestId, Secret, Version};
 use crate::remote_path::RemotePath;
 use crate::wire::connection::{CallError, Dialing};
 use crate::wire::to_main::{
-    Addresses, Entry, Invite, InviteReply, ListDirectory, ListReply, MakeDirectory, Move,
-    NodeStatus, Open, OpenFile, OpenedFile, Remove, Stat, Status, StatusReply,
+    Addresses, Entry, ListDirectory, ListReply, MakeDirectory, Move, Open, OpenFile, OpenedFile,
+    Remove, Stat,
 };
 use crate::wire::{Fault, Message, Outcome};
 
@@ -137,7 +142,7 @@ impl Client {
 
     /// A file's chunks from index `from` on, at least one of them, with for each copy its node and
     /// why it is there; and the addresses of these nodes.
-    pub fn explain(
+    pub fn places(
         &self,
         path: &RemotePath,
         version: Option<Version>,
@@ -167,35 +172,18 @@ impl Client {
         Ok(())
     }
 
-    /// Removes a file or an empty directory, with `recursive` also one with all below it. Returns
-    /// how many files are gone.
-    pub fn remove(&self, path: &RemotePath, recursive: bool) -> Result<u64, ClientError> {
+    /// Removes a file or an empty directory, with `recursive` also one with all below it. What is
+    /// removed can be brought back for a while (`undelete`), unless with `purge`: then it is gone for
+    /// good, and its space is freed at once. Returns how many files are gone.
+    pub fn remove(
+        &self,
+        path: &RemotePath,
+        recursive: bool,
+        purge: bool,
+    ) -> Result<u64, ClientError> {
         let (request_id, path) = (RequestId::random(), path.to_string());
-        let reply =
-            self.0.call(&Remove { request_id, path, recursive, if_version: None, purge: false })?;
-        Ok(reply.files)
-    }
-
-    /// The state of the cluster, and all of its nodes.
-    pub fn status(&self) -> Result<(StatusReply, Vec<NodeStatus>), ClientError> {
-        let mut nodes = Vec::new();
-        loop {
-            let after = nodes.last().map(|status: &NodeStatus| status.node);
-            let mut reply = self.0.call(&Status { after })?;
-            let page = std::mem::take(&mut reply.nodes).into_vec();
-            let is_last = !reply.more || page.is_empty();
-            nodes.extend(page);
-            if is_last {
-                return Ok((reply, nodes));
-            }
-        }
-    }
-
-    /// An invite with which `uses` nodes may join within `valid`.
-    pub fn invite(&self, uses: u32, valid: Duration) -> Result<(Secret, WallTime), ClientError> {
-        let request = Invite { uses: Some(uses), valid_s: Some(valid.as_secs()) };
-        let InviteReply { invite, expires } = self.0.call(&request)?;
-        Ok((invite, expires))
+        let request = Remove { request_id, path, recursive, if_version: None, purge };
+        Ok(self.0.call(&request)?.files)
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::ffi::OsStr;
 
-use super::{ClientError, FetchedFile, StoredFile};
+use super::{ClientError, FetchedFile, StoredFile, VerifiedFile};
 
 /// What became of one file.
 #[derive(Debug)]
 pub enum Report {
     Stored(StoredFile),
     Fetched(FetchedFile),
+    /// Its copies were read, and this was found.
+    Verified(VerifiedFile),
     /// It was left alone, for this reason.
     Skipped(&'static str),
     Failed(ClientError),

@@ -57,7 +57,8 @@ impl Cancel {
         &self.receiver
     }
 
-    fn wait(&self, time: Duration) -> Result<(), ClientError> {
+    /// Waits for this long. Fails with `Cancelled` at once when everything is to end.
+    pub fn wait(&self, time: Duration) -> Result<(), ClientError> {
         match self.receiver.recv_timeout(time) {
             Err(RecvTimeoutError::Timeout) => Ok(()),
             Err(RecvTimeoutError::Disconnected) => Err(ClientError::Cancelled),

@@ -41,6 +41,25 @@ pub(super) fn read_chunks(
     wanted: &[Wanted],
     payload: &mut PayloadBuffer,
 ) -> Result<Vec<Read>, CallError> {
+    let reads = check_chunks(inner, node, address, wanted, payload)?;
+    for (read, wanted) in reads.iter().zip(wanted) {
+        if let Err(fault) = read
+            && is_bad(fault)
+        {
+            report_bad(inner, &wanted.token, &fault.message);
+        }
+    }
+    Ok(reads)
+}
+
+/// As `read_chunks`, and reports nothing.
+pub(super) fn check_chunks(
+    inner: &Inner,
+    node: NodeId,
+    address: &Address,
+    wanted: &[Wanted],
+    payload: &mut PayloadBuffer,
+) -> Result<Vec<Read>, CallError> {
     let chunks = wanted
         .iter()
         .map(|w| FetchChunk { token: w.token.clone(), offset: 0, length: None })
@@ -67,9 +86,6 @@ pub(super) fn read_chunks(
         });
         reads.push(read);
     }
-    for (read, wanted) in reads.iter().zip(wanted) {
-        report_if_bad(inner, read, wanted);
-    }
     Ok(reads)
 }
 
@@ -87,18 +103,19 @@ fn check(wanted: &Wanted, bytes: Option<&[u8]>) -> Result<(), Fault> {
     }
 }
 
+/// True when the copy is not what it should be, rather than out of reach.
+fn is_bad(fault: &Fault) -> bool {
+    matches!(fault.code, FaultCode::Damaged | FaultCode::NotFound | FaultCode::HashMismatch)
+}
+
 /// Tells the main server of a copy that is not what it should be. That is a favour to others: it
 /// is asked once, and what comes of it does not matter here.
-fn report_if_bad(inner: &Inner, read: &Read, wanted: &Wanted) {
-    let Err(fault) = read else { return };
-    if !matches!(fault.code, FaultCode::Damaged | FaultCode::NotFound | FaultCode::HashMismatch) {
-        return;
-    }
-    let what: String = fault.message.chars().take(100).collect();
-    let request = BadCopy { token: wanted.token.clone(), what };
+pub(super) fn report_bad(inner: &Inner, token: &Token, what: &str) {
+    let what: String = what.chars().take(100).collect();
+    let request = BadCopy { token: token.clone(), what };
     let address = &inner.settings.main;
     let told = inner.to_main.with(address, super::Peer::Main, |c| c.call(&request));
     if let Err(error) = told {
-        log::debug!("a bad copy was not reported chunk={} {error}", wanted.id);
+        log::debug!("a bad copy was not reported {error}");
     }
 }

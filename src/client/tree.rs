@@ -1,5 +1,6 @@
 //! Trees of files, here and in the store.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -151,6 +152,89 @@ impl Client {
             }
             if !page.more || after.is_none() {
                 return Ok(());
+            }
+        }
+    }
+}
+
+/// The files below some paths of the store, asked for page by page as they are wanted: of a tree of
+/// any size, little is in memory. After an error there are no more.
+pub struct Files<'a> {
+    client: &'a Client,
+    roots: VecDeque<RemotePath>,
+    /// Those that are still to be looked into; the last comes next.
+    directories: Vec<RemotePath>,
+    /// The directory that is being listed, and the last name seen in it.
+    listing: Option<(RemotePath, String)>,
+    ready: VecDeque<(RemotePath, FileFacts)>,
+}
+
+impl Client {
+    /// The files at and below `roots`, in their order.
+    pub fn files(&self, roots: &[RemotePath]) -> Files<'_> {
+        Files {
+            client: self,
+            roots: roots.iter().cloned().collect(),
+            directories: Vec::new(),
+            listing: None,
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl Files<'_> {
+    fn look_further(&mut self) -> Result<bool, ClientError> {
+        let page = match (self.listing.take(), self.directories.pop()) {
+            (Some((directory, after)), next) => {
+                self.directories.extend(next);
+                Some((directory, Some(after)))
+            }
+            (None, Some(directory)) => Some((directory, None)),
+            (None, None) => None,
+        };
+        if let Some((directory, after)) = page {
+            return self.list(directory, after).map(|()| true);
+        }
+        let Some(root) = self.roots.pop_front() else { return Ok(false) };
+        match self.client.stat(&root)?.file {
+            Some(facts) => self.ready.push_back((root, facts)),
+            None => self.directories.push(root),
+        }
+        Ok(true)
+    }
+
+    fn list(&mut self, directory: RemotePath, after: Option<String>) -> Result<(), ClientError> {
+        let page = self.client.list(&directory, after)?;
+        let entries = page.entries.into_vec();
+        let last = entries.last().map(|entry| entry.name.clone());
+        for entry in entries {
+            let path = directory.join(&entry.name)?;
+            match entry.file {
+                Some(facts) => self.ready.push_back((path, facts)),
+                None => self.directories.push(path),
+            }
+        }
+        self.listing = last.filter(|_| page.more).map(|last| (directory, last));
+        Ok(())
+    }
+}
+
+impl Iterator for Files<'_> {
+    type Item = Result<(RemotePath, FileFacts), ClientError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(file) = self.ready.pop_front() {
+                return Some(Ok(file));
+            }
+            match self.look_further() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    (self.roots, self.listing) = (VecDeque::new(), None);
+                    self.directories.clear();
+                    return Some(Err(error));
+                }
             }
         }
     }

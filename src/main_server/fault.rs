@@ -57,10 +57,10 @@ impl From<Refusal> for Fault {
             | Refusal::LengthDiffers { .. }
             | Refusal::BadManifest(_)
             | Refusal::RequestReused(_) => FaultCode::Invalid,
-            Refusal::Superseded { .. }
-            | Refusal::UnknownInvite
-            | Refusal::UnknownNode(_)
-            | Refusal::NodeLeft(_) => FaultCode::Denied,
+            Refusal::Superseded { .. } | Refusal::UnknownInvite | Refusal::UnknownNode(_) => {
+                FaultCode::Denied
+            }
+            Refusal::NodeLeft(_) => FaultCode::Left,
             Refusal::StaleDirectory(_) => FaultCode::StaleDirectory,
         };
         let mut fault = Fault::new(code, refusal.to_string());

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
+use crate::causes::with_causes;
 use crate::ids::{Address, NodeId, Serial};
 use crate::token::Token;
 use crate::wire::node_to_main::{DuplicatedChunk, Target};
 use crate::wire::to_main::Addresses;
 use crate::wire::{Fault, FaultCode, MAX_CONFIRMATIONS, MAX_ITEMS};
 
-use super::error::with_causes;
 use super::exchange::tell;
 use super::shared::Shared;
 

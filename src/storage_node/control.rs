@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
+use crate::causes::with_causes;
 use crate::ids::Incarnation;
 use crate::wire::node_to_main::{AddMeReply, DropMe, Heartbeat, HeartbeatReply};
 use crate::wire::{CallError, Connection, FaultCode};
 
-use super::error::{NodeError, with_causes};
+use super::error::NodeError;
 use super::inventory;
 use super::join::{self, AddMeError};
 use super::shared::Shared;

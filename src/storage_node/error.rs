@@ -72,15 +72,3 @@ impl NodeError {
         move |source| NodeError::Io { doing, path, source }
     }
 }
-
-/// An error and what caused it, as one line for the log.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}

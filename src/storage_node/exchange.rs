@@ -1,11 +1,11 @@
 //! One exchange with the main server: what travels together, and the answers to it.
 
+use crate::causes::with_causes;
 use crate::wire::node_to_main::{Confirmed, Duplicated, Lost, Stored};
 use crate::wire::to_main::Addresses;
 use crate::wire::{CallError, Connection, Fault, Message, Outcome};
 
 use super::confirmer::{ANSWER_TIMEOUT, Batch, Job, What, destinations};
-use super::error::with_causes;
 use super::shared::Shared;
 
 /// Tells the main server, once more on a new connection if an old one turns out to be dead. What

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::causes::with_causes;
 use crate::ids::{Address, ChunkId, NodeId};
 use crate::token::Token;
 use crate::wire::connection::Dialing;
@@ -14,7 +15,6 @@ use crate::wire::to_node::{Store, StoreChunk};
 use crate::wire::{CallError, Connection, Hello, Outcome, Role};
 
 use super::confirmer::Destination;
-use super::error::with_causes;
 use super::shared::Shared;
 
 /// How often further targets are tried for the same chunks.

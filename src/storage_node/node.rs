@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
+use crate::causes::with_causes;
 use crate::ids::{Address, NodeId};
 use crate::server::{Limits, Server};
 use crate::wire::node_to_main::AddMeReply;
@@ -15,7 +16,7 @@ use crate::wire::{CallError, Connection};
 use super::config::NodeConfig;
 use super::control::{self, FirstContact};
 use super::counters::Counters;
-use super::error::{NodeError, with_causes};
+use super::error::NodeError;
 use super::identity::{DirectoryLock, Identity};
 use super::join;
 use super::journal;

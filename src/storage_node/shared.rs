@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use crate::causes::with_causes;
 use crate::ids::{Address, ChunkId, Incarnation, Serial};
 use crate::segments::{Store, StoreError};
 use crate::server::Budget;
@@ -21,7 +22,7 @@ use super::config::{NodeConfig, NodeLimits};
 use super::confirmer::Confirmer;
 use super::control::FirstContact;
 use super::counters::Counters;
-use super::error::{NodeError, with_causes};
+use super::error::NodeError;
 use super::fault;
 use super::forward::Peers;
 use super::identity::{Identity, Membership};

@@ -53,6 +53,8 @@ pub enum FaultCode {
     Stopping,
     /// The node's directory is a stale copy of another one.
     StaleDirectory,
+    /// The node was struck off for good: it can end, and its directory is of no more use.
+    Left,
     /// Done like this, chunks would have no copy left (see `files`).
     WouldLose,
     /// The main server cannot reach the node at the address that it gave.
@@ -73,8 +75,8 @@ impl FaultCode {
             | Unreachable | Internal => true,
             Malformed | TooLarge | UnknownRequest | UnsupportedVersion | HelloFirst | Denied
             | HashMismatch | HashUnsafe | NotFound | Exists | NotADirectory | IsADirectory
-            | NotEmpty | Conflict | BadName | Invalid | Damaged | StaleDirectory | WouldLose
-            | Unknown => false,
+            | NotEmpty | Conflict | BadName | Invalid | Damaged | StaleDirectory | Left
+            | WouldLose | Unknown => false,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// No file is longer; an evening is enough to read one.
 const MAX_LINES: usize = 500;
 
-const VOCABULARY: [&str; 5] = ["ids", "clock", "remote_path", "durable", "size"];
+const VOCABULARY: [&str; 6] = ["ids", "clock", "remote_path", "durable", "size", "causes"];
 
 /// What each module may import, besides itself and the vocabulary.
 const ARROWS: [(&str, &[&str]); 9] = [

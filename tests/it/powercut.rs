@@ -106,7 +106,7 @@ fn what_a_failed_disk_did_not_take_is_not_acknowledged() {
     let cli = cluster.cli();
     let put = |path: &str| {
         let content = bytes(22, 100_000 + path.len());
-        cli.run_with(&["--wait", "2", "put", "--copies", "1", "-", path], &content)
+        cli.run_with(&["--patience", "2", "put", "--copies", "1", "-", path], &content)
     };
     put("/before").ok();
 
@@ -174,7 +174,7 @@ fn outlives_a_cut(disk: &LoopDisk, name: &str, without: Option<SyncPoint>) -> Re
 fn is_whole(cluster: &mut TestCluster, content: &[u8]) -> Result<(), String> {
     cluster.try_start_main().map_err(|said| format!("the main server refuses: {said}"))?;
     cluster.try_start_node(0).map_err(|said| format!("the node refuses: {said}"))?;
-    let back = cluster.cli().run(&["--wait", "2", "cat", "/file"]);
+    let back = cluster.cli().run(&["--patience", "2", "cat", "/file"]);
     match back.code {
         Some(0) if back.stdout == content => Ok(()),
         Some(0) => Err("other bytes".to_string()),

@@ -68,7 +68,7 @@ fn a_full_node_is_named_with_its_numbers() {
     let mut cluster = Setup::new(1).space("24M").start();
     let cli = cluster.cli();
     fs::write(cluster.home().join("large.bin"), bytes(121, 40 << 20)).expect("it can be written");
-    let large = cli.run(&["--wait", "3", "put", "--copies", "1", "large.bin", "/large"]);
+    let large = cli.run(&["--patience", "3", "put", "--copies", "1", "large.bin", "/large"]);
     large.failed(4, &["large.bin", "node 1", "MiB", "hint:"]);
     cli.run(&["stat", "/large"]).failed(3, &["/large"]);
     // What there is room for can still be stored, and what was stored can be read.

@@ -53,7 +53,7 @@ fn catalog(dir: &Path) -> SqliteCatalog {
                 node,
                 reason: 0,
             };
-            catalog.confirm_copies(&[said]).expect("answers");
+            catalog.confirm_copies(&[said], NOW).expect("answers");
         }
     }
     let files = [
@@ -65,7 +65,7 @@ fn catalog(dir: &Path) -> SqliteCatalog {
     let answers = catalog.commit_files(A, RequestId::random(), NOW, &live, &files);
     assert!(answers.expect("answers").iter().all(Result::is_ok));
     let gone = "/gone".parse().expect("a good path");
-    catalog.remove_entry(A, RequestId::random(), NOW, &gone, false, None).expect("removed");
+    catalog.remove_entry(A, RequestId::random(), NOW, &gone, false, None, false).expect("removed");
     catalog
 }
 

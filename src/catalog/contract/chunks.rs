@@ -156,7 +156,7 @@ fn a_comparison_makes_the_record_agree_with_what_the_node_holds() {
         let ghost = Holding { serial: Serial(0), length: 1, fingerprint: 1 };
         let wrong = Holding { fingerprint: 1, ..holding(&other) };
         let held = [holding(&found), holding(&kept), ghost, wrong];
-        let compare = || desk.catalog.reconcile(N1, Serial(0), other.serial, &held);
+        let compare = || desk.catalog.reconcile(N1, Serial(0), other.serial, &held, LATER);
         let result = compare().expect("compared");
         assert_eq!(result.found, 1);
         assert_eq!(result.unknown, [ghost.serial, other.serial]);
@@ -167,7 +167,7 @@ fn a_comparison_makes_the_record_agree_with_what_the_node_holds() {
         assert_eq!(nodes_of(&desk.chunk(outside.serial)), [N1], "outside of the range");
         let again = compare().expect("compared");
         assert_eq!((again.found, again.lost), (0, vec![]), "a repeat changes nothing");
-        let stranger = desk.catalog.reconcile(NodeId(9), Serial(0), Serial(9), &[]);
+        let stranger = desk.catalog.reconcile(NodeId(9), Serial(0), Serial(9), &[], LATER);
         assert_eq!(refusal(stranger), Err(Refusal::UnknownNode(NodeId(9))));
     });
 }

@@ -230,7 +230,7 @@ fn a_request_id_stands_for_one_operation_of_one_account() {
         let files = [file("/f", &[])];
         let commit = desk.catalog.commit_files(A, request, NOW, &live(&[]), &files);
         assert_eq!(refusal(commit), Err(reused.clone()));
-        let remove = desk.catalog.remove_entry(A, request, NOW, &path("/d"), false, None);
+        let remove = desk.catalog.remove_entry(A, request, NOW, &path("/d"), false, None, false);
         assert_eq!(refusal(remove), Err(reused));
         assert_eq!(desk.ls("/"), ["d"]);
     });
@@ -317,7 +317,7 @@ fn a_large_manifest_comes_back_whole_in_pages_of_any_size() {
         let records: Vec<_> = reserved.into_iter().map(|r| r.expect("reserved")).collect();
         for node in [N1, N2] {
             let said: Vec<_> = records.iter().map(|r| confirmation(r, node)).collect();
-            desk.catalog.confirm_copies(&said).expect("answers");
+            desk.catalog.confirm_copies(&said, LATER).expect("answers");
         }
         let upload = desk.request();
         let part: Vec<_> = ids.iter().cycle().take(MAX_PART_CHUNKS).copied().collect();

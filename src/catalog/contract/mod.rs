@@ -73,7 +73,7 @@ impl Desk {
     }
 
     pub(super) fn confirm(&self, confirmation: &Confirmation) -> Result<ChunkRecord, Refusal> {
-        let answers = self.catalog.confirm_copies(std::slice::from_ref(confirmation));
+        let answers = self.catalog.confirm_copies(std::slice::from_ref(confirmation), LATER);
         answers.expect("an answer").remove(0)
     }
 
@@ -99,7 +99,15 @@ impl Desk {
     }
 
     pub(super) fn rm(&self, at: &str, recursive: bool) -> Result<u64, Refusal> {
-        refusal(self.catalog.remove_entry(A, self.request(), NOW, &path(at), recursive, None))
+        refusal(self.catalog.remove_entry(
+            A,
+            self.request(),
+            NOW,
+            &path(at),
+            recursive,
+            None,
+            false,
+        ))
     }
 
     pub(super) fn entry(&self, at: &str) -> Result<EntryKind, Refusal> {

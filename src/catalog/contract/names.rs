@@ -178,7 +178,7 @@ fn a_removal_can_ask_for_the_version_that_goes() {
         let remove = |at: &str, version| {
             let request = desk.request();
             let removed =
-                desk.catalog.remove_entry(A, request, NOW, &path(at), true, Some(version));
+                desk.catalog.remove_entry(A, request, NOW, &path(at), true, Some(version), false);
             refusal(removed)
         };
         let conflict = |path: &str, current| Refusal::Conflict { path: path.to_string(), current };
@@ -201,7 +201,7 @@ fn a_repeated_change_of_names_gets_the_same_answer() {
             desk.catalog.move_entry(A, two, NOW, &from, &to, false).expect("moved");
         }
         for _ in 0..2 {
-            let removed = desk.catalog.remove_entry(A, three, NOW, &path("/d"), true, None);
+            let removed = desk.catalog.remove_entry(A, three, NOW, &path("/d"), true, None, false);
             assert_eq!(removed.expect("removed"), 1);
         }
     });

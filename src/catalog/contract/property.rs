@@ -254,14 +254,14 @@ fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
                 node: NodeId(*node),
                 reason: *chunk as u8,
             };
-            show(&catalog.confirm_copies(&[said]))
+            show(&catalog.confirm_copies(&[said], LATER))
         }
         Step::Store { account, chunk, nodes } => {
             let mut reserved =
                 catalog.reserve(*account, 2, LATER, &[(id(*chunk), 1)]).expect("answers");
             let Ok(record) = reserved.remove(0) else { return "at another length".to_string() };
             let said: Vec<_> = nodes.iter().map(|n| confirmation(&record, NodeId(*n))).collect();
-            show(&catalog.confirm_copies(&said))
+            show(&catalog.confirm_copies(&said, LATER))
         }
         Step::Lose { node, serials } => {
             let serials: Vec<_> = serials.iter().map(serial).collect();
@@ -276,7 +276,7 @@ fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
                     fingerprint: Holding::fingerprint_of(&id(*chunk)),
                 })
                 .collect();
-            show(&catalog.reconcile(NodeId(*node), Serial(*from), Serial(*to), &held))
+            show(&catalog.reconcile(NodeId(*node), Serial(*from), Serial(*to), &held, LATER))
         }
         Step::Stage { account, upload, part, chunks } => {
             let chunks: Vec<_> = chunks.iter().map(|number| id(*number)).collect();
@@ -306,7 +306,7 @@ fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
                 false => Version(1),
             };
             let (number, version) = (request(*number), version.map(version_asked));
-            show(&catalog.remove_entry(*account, number, now_is, at, *recursive, version))
+            show(&catalog.remove_entry(*account, number, now_is, at, *recursive, version, false))
         }
         Step::Join { invite, secret } => {
             show(&catalog.join_node(&[*invite; 32], &[*secret; 32], now_is))

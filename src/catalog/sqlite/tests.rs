@@ -339,7 +339,7 @@ fn a_chunk_with_three_copies_takes_at_most_256_bytes() {
                     reason: 1,
                 })
                 .collect();
-            catalog.confirm_copies(&said).expect("answers");
+            catalog.confirm_copies(&said, NOW).expect("answers");
         }
         let file = NewFile {
             path: path(&format!("/{number}")),

@@ -225,7 +225,7 @@ fn chunks_of(
     let mut lines: Vec<ChunkLine> = Vec::new();
     while (lines.len() as u64) < count {
         let from = lines.len() as u64;
-        let (opened, addresses) = context.client.explain(path, Some(version), from)?;
+        let (opened, addresses) = context.client.places(path, Some(version), from)?;
         if opened.chunks.is_empty() {
             return Err(ClientError::Unsuitable("the main server left out chunks of it"));
         }

@@ -38,8 +38,16 @@ pub struct MvArgs {
 }
 
 /// Remove files
+///
+/// What is removed can be brought back for a while: `p2pdfs removed` lists it, `p2pdfs undelete`
+/// brings it back. With --purge it cannot: it is gone for good, and its space is free at once. Nothing
+/// is asked before, with or without it, as with rm(1).
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  p2pdfs rm /notes.txt\n  p2pdfs rm -r /photos")]
+#[command(after_help = "\
+Examples:
+  p2pdfs rm /notes.txt
+  p2pdfs rm -r /photos
+  p2pdfs rm --purge /secret.txt")]
 pub struct RmArgs {
     /// Files or empty directories
     #[arg(required = true, value_name = "PATH")]
@@ -47,6 +55,9 @@ pub struct RmArgs {
     /// Remove directories with all that is in them
     #[arg(short, long)]
     recursive: bool,
+    /// Remove for good: nothing of it can be brought back
+    #[arg(long)]
+    purge: bool,
 }
 
 #[derive(Default, Serialize)]
@@ -125,7 +136,7 @@ pub fn rm(context: &Context, args: &RmArgs) -> Result<Exit, Failure> {
     let mut document = Document { files_removed: Some(0), ..Document::default() };
     for text in &args.paths {
         let path = remote(text)?;
-        let removed = context.client.remove(&path, args.recursive);
+        let removed = context.client.remove(&path, args.recursive, args.purge);
         let count =
             removed.map_err(|error| failure(&format!("cannot remove {}", shown(text)), &error))?;
         document.files_removed = document.files_removed.map(|sum| sum + count);

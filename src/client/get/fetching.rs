@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::landing::{Target, write_part};
 use super::{Event, FileKey, Get};
+use crate::causes::with_causes;
 use crate::client::patience::pause_before;
 use crate::client::read_chunk::{Wanted, read_chunks};
-use crate::client::{ClientError, CopyFailure, Inner, with_sources};
+use crate::client::{ClientError, CopyFailure, Inner};
 use crate::ids::{Address, NodeId};
 use crate::wire::connection::CallError;
 use crate::wire::frame::PayloadBuffer;
@@ -310,7 +311,7 @@ fn fetch(
     let wanted: Vec<Wanted> = tasks.iter().map(|task| Wanted::of(&task.chunk, task.copy)).collect();
     let read = match &address {
         Some(address) => read_chunks(inner, node, address, &wanted, &mut buffer)
-            .map_err(|error| (with_sources(&error), is_node_failure(&error))),
+            .map_err(|error| (with_causes(&error), is_node_failure(&error))),
         None => Err(("it has no address".to_string(), true)),
     };
     match read {

@@ -75,7 +75,9 @@ impl Client {
         match outcome.report.take() {
             Some(Report::Fetched(file)) => Ok(file),
             Some(Report::Failed(error)) => Err(error),
-            Some(Report::Stored(_) | Report::Skipped(_)) | None => Err(ClientError::Worker),
+            Some(Report::Stored(_) | Report::Verified(_) | Report::Skipped(_)) | None => {
+                Err(ClientError::Worker)
+            }
         }
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::batch::PieceRef;
 use super::{Delayed, Event, Put};
+use crate::causes::with_causes;
 use crate::client::patience::pause_before;
-use crate::client::{ClientError, Inner, with_sources};
+use crate::client::{ClientError, Inner};
 use crate::ids::{Address, NodeId};
 use crate::token::Token;
 use crate::wire::connection::CallError;
@@ -124,7 +125,7 @@ impl Put<'_> {
                 return self.try_later(done.chunks, ClientError::Refused(fault));
             }
             Err(source) => {
-                log::info!("a node did not take chunks node={node} {}", with_sources(&source));
+                log::info!("a node did not take chunks node={node} {}", with_causes(&source));
                 return self
                     .try_later(done.chunks, ClientError::Node { node, source: Box::new(source) });
             }
@@ -192,7 +193,7 @@ impl Put<'_> {
                 return Err(error);
             }
             Verdict::Patient { .. } | Verdict::Brief => {
-                self.observer.waiting(&with_sources(&error));
+                self.observer.waiting(&with_causes(&error));
             }
         }
         self.delay(chunks, tries);

@@ -30,6 +30,14 @@ pub enum Trouble {
     AllocateTouches(PathBuf),
     /// The last answer of an `allocate` is left out.
     AllocateIsShort,
+    /// The node says that it has no such chunk.
+    NodeForgets(u32),
+    /// The node says so, and the books name the copy on this other node instead.
+    CopyMoves(u32, u32),
+    /// The file is removed when it is opened.
+    OpenIsLate(&'static str),
+    /// The chunk is removed, everywhere, when it is read.
+    FetchIsLate,
 }
 
 #[derive(Default)]
@@ -90,6 +98,10 @@ impl Fake {
 
     pub fn client(&self) -> Client {
         Client::new(Settings::new(self.main.clone(), self.key()))
+    }
+
+    pub fn main_address(&self) -> Address {
+        self.main.clone()
     }
 
     pub fn node_address(&self, node: usize) -> Address {
@@ -167,6 +179,9 @@ fn name(request: &ToMain) -> &'static str {
         ToMain::Commit(_) => "commit",
         ToMain::Open(_) => "open",
         ToMain::BadCopy(_) => "bad_copy",
+        ToMain::Locate(_) => "locate",
+        ToMain::Status(_) => "status",
+        ToMain::SetCopies(_) => "copies",
         _ => "another",
     }
 }
@@ -177,7 +192,14 @@ fn answer(connection: &mut ServerConnection, state: &mut State, request: ToMain)
         ToMain::Hello(_) => connection.take_place(false) && connection.reply(Ok(hello(None)), &[]),
         ToMain::MakeDirectory(_) | ToMain::BadCopy(_) => connection.reply(Ok(Done {}), &[]),
         ToMain::Stat(stat) => {
-            let entries = stat.paths.iter().map(|_| Outcome::Fault(not_found())).collect();
+            let entry = |path: &String| match state.files.get(path) {
+                _ if path == "/" => Outcome::Ok(Entry { name: String::new(), file: None }),
+                Some((facts, _)) => {
+                    Outcome::Ok(Entry { name: path[1..].to_string(), file: Some(facts.clone()) })
+                }
+                None => Outcome::Fault(not_found()),
+            };
+            let entries = stat.paths.iter().map(entry).collect();
             connection.reply(Ok(StatReply { entries }), &[])
         }
         ToMain::Allocate(request) => connection.reply(Ok(allocate(state, &request)), &[]),
@@ -186,6 +208,15 @@ fn answer(connection: &mut ServerConnection, state: &mut State, request: ToMain)
             connection.reply(Ok(CommitReply { files }), &[])
         }
         ToMain::Open(request) => {
+            let is_late = |trouble: &Trouble| match trouble {
+                Trouble::OpenIsLate(path) => request.files.iter().any(|file| file.path == *path),
+                _ => false,
+            };
+            if let Some(at) = state.trouble.iter().position(is_late)
+                && let Trouble::OpenIsLate(path) = state.trouble.remove(at)
+            {
+                state.files.remove(path);
+            }
             let files = request.files.iter().map(|file| {
                 let Some((facts, ids)) = state.files.get(&file.path) else {
                     return Outcome::Fault(not_found());
@@ -201,8 +232,53 @@ fn answer(connection: &mut ServerConnection, state: &mut State, request: ToMain)
             let files = files.take(2).collect::<Vec<_>>().into();
             connection.reply(Ok(OpenReply { nodes: state.addresses(), files }), &[])
         }
+        ToMain::Locate(request) => {
+            let place = |id: &ChunkId| match state.chunks.contains_key(id) {
+                true => Outcome::Ok(located(state, id)),
+                false => Outcome::Fault(not_found()),
+            };
+            let chunks = request.chunks.iter().map(place).collect();
+            connection.reply(Ok(LocateReply { nodes: state.addresses(), chunks }), &[])
+        }
+        ToMain::ListDirectory(request) => connection.reply(Ok(list(state, &request)), &[]),
+        ToMain::Status(request) => connection.reply(Ok(status(state, &request)), &[]),
+        ToMain::SetCopies(request) => {
+            let done = request.after.unwrap_or(0) + 1;
+            let next = (done < state.files.len() as u64).then_some(done);
+            connection.reply(Ok(SetCopiesReply { files: 1, chunks: 3, kept: 1, next }), &[])
+        }
+        ToMain::Forget(_) => {
+            let mut fault = Fault::new(FaultCode::WouldLose, "node 1 has the only copy of chunks");
+            fault.files = vec!["/only".to_string()];
+            connection.reply::<Done>(Err(fault), &[])
+        }
         other => panic!("the fake has no answer to {other:?}"),
     };
+}
+
+/// Directories are not kept: there is the root, with all files in it, two to a page.
+fn list(state: &State, request: &ListDirectory) -> ListReply {
+    let after = request.after.clone().unwrap_or_default();
+    let mut names: Vec<&String> = state.files.keys().filter(|p| p[1..] > *after).collect();
+    names.sort();
+    let more = names.len() > 2;
+    let entry = |path: &&String| {
+        let file = Some(state.files[*path].0.clone());
+        Entry { name: path[1..].to_string(), file }
+    };
+    ListReply { entries: names.iter().take(2).map(entry).collect(), more }
+}
+
+/// One node to a page.
+fn status(state: &State, request: &Status) -> StatusReply {
+    let node = request.after.map_or(1, |after| after.0 + 1);
+    let text = format!(
+        r#"{{"time":0,"files":0,"chunks":0,"copies":0,"under_copied_chunks":0,"more":{},"nodes":[
+        {{"node":{node},"zone":"","state":"alive","space":
+        {{"offered_bytes":1,"used_bytes":0,"free_bytes":1,"chunks":0}}}}]}}"#,
+        (node as usize) < state.nodes.len()
+    );
+    serde_json::from_str(&text).expect("what a main server of an earlier version says")
 }
 
 fn allocate(state: &mut State, request: &Allocate) -> AllocateReply {
@@ -307,6 +383,9 @@ impl Service for Node {
                     let mut bytes = Vec::new();
                     let chunks = request.chunks.iter().map(|chunk| {
                         let id: ChunkId = chunk.token.as_str().parse().expect("our own token");
+                        if forgets(&mut state, *node, &id) {
+                            return Outcome::Fault(Fault::new(FaultCode::NotFound, "not here"));
+                        }
                         let mut found = state.chunks[&id].0.clone();
                         if state.takes(&Trouble::WrongBytes(*node)) {
                             found[0] ^= 1;
@@ -319,9 +398,30 @@ impl Service for Node {
                     let parts: Vec<&[u8]> = bytes.iter().map(Vec::as_slice).collect();
                     connection.reply(Ok(reply), &parts);
                 }
+                ToNode::ReadJournal(_) => panic!("a client asks for no journal"),
             }
         }
     }
+}
+
+/// A copy that is asked of a node that has none of it, in the books or by order.
+fn forgets(state: &mut State, node: u32, id: &ChunkId) -> bool {
+    let moves = state.trouble.iter().find_map(|trouble| match trouble {
+        Trouble::CopyMoves(from, to) if *from == node => Some(*to),
+        _ => None,
+    });
+    if let Some(to) = moves {
+        state.takes(&Trouble::CopyMoves(node, to));
+        if let Some((_, holders)) = state.chunks.get_mut(id) {
+            holders.retain(|holder| *holder != node);
+            holders.push(to);
+        }
+        return true;
+    }
+    if state.takes(&Trouble::FetchIsLate) {
+        state.chunks.remove(id);
+    }
+    state.takes(&Trouble::NodeForgets(node)) || !state.chunks.contains_key(id)
 }
 
 fn store(state: &mut State, node: u32, id: ChunkId, bytes: &[u8]) -> Result<StoredChunk, Fault> {

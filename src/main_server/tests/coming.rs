@@ -67,7 +67,7 @@ fn an_inventory_that_agrees_changes_nothing_and_one_that_has_more_is_believed() 
     desk.store(2, id(1), &mut nodes);
     let record = desk.record(id(1));
     let fingerprint = crate::policy::inventory::fingerprint(&id(1));
-    let held = HeldChunk { serial: record.serial, length: LENGTH, fingerprint };
+    let held = HeldChunk { serial: record.serial, length: LENGTH, fingerprint, trashed: false };
     let bucket = crate::policy::inventory::bucket_of(record.serial);
     let digest = crate::policy::inventory::digest([(held.serial, held.length, held.fingerprint)]);
     let buckets = vec![BucketDigest { bucket, count: 1, digest }];
@@ -108,7 +108,7 @@ fn a_stale_copy_of_a_directory_cannot_speak_for_its_node() {
     let incarnation = Some(Incarnation::random());
     let hello = Hello { node: id, secret, incarnation, ..Hello::new(Role::Node) };
     let mut copy = desk.dial(&hello).expect("it has the secret");
-    assert!(copy.call(&DropMe {}).is_err());
+    assert!(copy.call(&DropMe::default()).is_err());
     assert_eq!(desk.state(&node), "alive");
 }
 

@@ -259,6 +259,7 @@ impl FakeNode {
             highest_serial: None,
             cluster: None,
             main_incarnation: None,
+            time: None,
         }
     }
 
@@ -320,6 +321,10 @@ impl FakeNode {
             newest_key: self.keys.last().map(|key| key.id),
             acknowledged: List::default(),
             failed: None,
+            damaged_copies: 0,
+            scrub: Default::default(),
+            unadopted: false,
+            time: None,
         }
     }
 

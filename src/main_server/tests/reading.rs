@@ -91,7 +91,7 @@ fn large_file(chunks: u32) -> Desk {
             reason: 1,
         };
         let confirmations: Vec<_> = live.iter().map(confirmation).collect();
-        catalog.confirm_copies(&confirmations).expect("confirmed");
+        catalog.confirm_copies(&confirmations, WallTime(0)).expect("confirmed");
     }
     let ids = wanted.iter().map(|(id, _)| *id).collect();
     let file = crate::catalog::NewFile {
@@ -185,7 +185,7 @@ fn names_are_made_listed_moved_and_removed() {
 
     let remove = |recursive| {
         let (request_id, path) = (RequestId::random(), "/z".to_string());
-        desk.client().call(&Remove { request_id, path, recursive, if_version: None })
+        desk.client().call(&Remove { request_id, path, recursive, if_version: None, purge: false })
     };
     assert_eq!(code(remove(false)), FaultCode::NotEmpty);
     assert_eq!(remove(true).expect("removed").files, 1);

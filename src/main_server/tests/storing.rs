@@ -121,7 +121,7 @@ fn no_node_or_too_few_of_them_is_said_with_what_is_wrong_with_each() {
     assert!(none.message.contains("no node has joined"), "{}", none.message);
 
     let (_alive, mut gone) = (desk.node(), desk.node());
-    gone.control().call(&DropMe {}).expect("it goes");
+    gone.control().call(&DropMe::default()).expect("it goes");
     let few = fault(desk.allocate(3, &[id(1), id(2)]));
     assert_eq!((few.code, few.retryable), (FaultCode::TooFewNodes, true));
     assert!(few.message.contains("2 copies are safe, but only 1 node is there"), "{}", few.message);

@@ -411,6 +411,7 @@ impl FakeService {
             keys: announced.iter().map(|id| books.key_of(node, *id)).collect(),
             orders: own.map(|(_, order)| order.clone()).collect(),
             nodes: books.addresses(),
+            journal: None,
         }
     }
 
@@ -435,7 +436,7 @@ impl FakeService {
             let nodes = match claims.operation {
                 Operation::Store => books.targets.get(&claims.id).cloned().unwrap_or_default(),
                 Operation::Duplicate => Vec::new(),
-                Operation::Fetch => panic!("a fetch stores nothing"),
+                Operation::Fetch | Operation::Remove => panic!("it stores nothing"),
             };
             let targets = books.targets(&claims, &nodes);
             chunks.push(Outcome::Ok(Confirmed { targets }));
@@ -481,6 +482,6 @@ impl FakeService {
         copies.retain(|serial, _| bucket_of(*serial) != request.bucket);
         let held = request.held.iter().map(|h| (h.serial, (h.length, h.fingerprint)));
         copies.extend(held);
-        HoldingsReply { found: 0, lost: 0, unknown: 0 }
+        HoldingsReply { found: 0, lost: 0, unknown: 0, restore: Vec::new() }
     }
 }

@@ -76,6 +76,7 @@ impl FakeNode {
                 highest_serial: None,
                 cluster: None,
                 main_incarnation: None,
+                time: None,
             })
             .expect("the fake node joins");
         *identity.lock().expect("nobody panics here") = Some(joined.node);
@@ -93,6 +94,10 @@ impl FakeNode {
                     acknowledged: List::default(),
                     received_bytes: 0,
                     failed: None,
+                    damaged_copies: 0,
+                    scrub: Default::default(),
+                    unadopted: false,
+                    time: None,
                 };
                 // The main server holds its answer back, which paces this.
                 if control.call(&beat).is_err() {
@@ -132,7 +137,7 @@ impl Drop for FakeNode {
 }
 
 fn space() -> Space {
-    Space { offered_bytes: 1 << 30, used_bytes: 0, free_bytes: 1 << 30, chunks: 0 }
+    Space { offered_bytes: 1 << 30, used_bytes: 0, free_bytes: 1 << 30, chunks: 0, trash_bytes: 0 }
 }
 
 fn hello(node: NodeId, secret: Secret) -> Hello {
@@ -163,6 +168,7 @@ impl Service for Liar {
                     connection.read_payload(&mut buffer, |_| {})
                         && connection.reply(Ok(self.store(&store)), &[])
                 }
+                Ok(ToNode::ReadJournal(_)) => return,
                 Ok(ToNode::Fetch(fetch)) => self.fetch(connection, &fetch),
                 Err(error) => connection.reply::<()>(Err(error.into()), &[]),
             };
