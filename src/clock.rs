@@ -56,10 +56,18 @@ pub struct Clock(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    System { start: Instant },
-    Manual { monotonic: Arc<AtomicU64>, wall: Arc<AtomicU64> },
+    System {
+        start: Instant,
+    },
+    Manual {
+        monotonic: Arc<AtomicU64>,
+        wall: Arc<AtomicU64>,
+    },
     /// `ahead` is what the monotonic time lacks of the wall time, wrapping.
-    Steady { of: Box<Clock>, ahead: Arc<AtomicU64> },
+    Steady {
+        of: Box<Clock>,
+        ahead: Arc<AtomicU64>,
+    },
 }
 
 impl Clock {

@@ -13,6 +13,7 @@ pub mod main_server;
 pub mod output;
 pub mod process;
 pub mod progress;
+mod recovery;
 pub mod signals;
 pub mod storage_node;
 pub mod up;

@@ -8,7 +8,9 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 
 use crate::clock::WallTime;
 
-use super::file::{HEADER_BYTES, Header, Kind, MAX_PIECE_BYTES, PIECE_HEAD_BYTES, Piece, PieceHead};
+use super::file::{
+    HEADER_BYTES, Header, Kind, MAX_PIECE_BYTES, PIECE_HEAD_BYTES, Piece, PieceHead,
+};
 use super::keys::SealingKey;
 use super::seal::Seal;
 
@@ -92,7 +94,12 @@ impl<'a> Kept<'a> {
     }
 
     /// A whole piece; the error says whether there was anything at all.
-    fn piece(&mut self, seal: &Seal, offset: u64, sequence: u64) -> Result<Vec<u8>, (bool, String)> {
+    fn piece(
+        &mut self,
+        seal: &Seal,
+        offset: u64,
+        sequence: u64,
+    ) -> Result<Vec<u8>, (bool, String)> {
         let damaged = |why: String| (true, format!("it is damaged there: {why}"));
         let unread = |why: String| (true, why);
         let head = self.bytes(offset, PIECE_HEAD_BYTES).map_err(unread)?;

@@ -41,11 +41,7 @@ pub fn scan(file: &File) -> io::Result<Scan> {
 }
 
 /// Reads on over one piece; its bytes, or `None` when there is no whole one with this number.
-fn whole_piece(
-    reader: &mut impl Read,
-    sequence: u64,
-    block: &mut [u8],
-) -> io::Result<Option<u64>> {
+fn whole_piece(reader: &mut impl Read, sequence: u64, block: &mut [u8]) -> io::Result<Option<u64>> {
     let mut head = [0; PIECE_HEAD_BYTES];
     if !fill(reader, &mut head)? {
         return Ok(None);

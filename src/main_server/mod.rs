@@ -22,6 +22,7 @@ mod node;
 mod nodes;
 mod orders;
 mod read;
+mod recover;
 mod room;
 mod session;
 mod status;
@@ -40,8 +41,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
-pub use journal::{JournalKeys, JournalSetup};
+pub use crate::journal::RecoveryKey;
 pub use directory::{Directory, DirectoryError, bind, check};
+pub use journal::{JournalKeys, JournalSetup};
+pub use recover::{RecoverError, Recovered, Recovery, read_key, recover, write_key};
 
 use crate::catalog::Catalog;
 use crate::clock::Clock;

@@ -131,7 +131,7 @@ fn add_me(
     let previous = shared.identity.add_candidate(shared.incarnation)?;
     let file = shared.identity.get();
     let member = shared.member();
-    let space = member.as_ref().map(|member| member.space()).unwrap_or_else(|| {
+    let space = member.as_ref().map(|member| shared.space(member)).unwrap_or_else(|| {
         crate::wire::node_to_main::Space {
             offered_bytes: file.space_bytes,
             free_bytes: file.space_bytes,
@@ -165,6 +165,7 @@ fn add_me(
 
 /// Notes that this start is the registered one, and by whom.
 fn registered(shared: &Shared, reply: &AddMeReply) -> Result<(), NodeError> {
+    shared.set_adopted(reply.is_adopted);
     let own: Incarnation = shared.incarnation;
     let file = shared.identity.get();
     let main = if reply.is_adopted { Some(reply.incarnation) } else { file.main_incarnation };

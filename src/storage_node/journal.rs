@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
+use crate::causes::with_causes;
 use crate::durable::{self, SyncPoint};
 use crate::ids::Fingerprint;
 use crate::journal::{HEADER_BYTES, Header, number_of, path_of, scan};
@@ -26,7 +27,6 @@ use crate::wire::node_to_main::{
 };
 use crate::wire::{CallError, Connection};
 
-use super::error::with_causes;
 use super::shared::Shared;
 
 /// Below the node's own directory.
@@ -168,10 +168,8 @@ impl Keeper {
     fn request(&self) -> Follow {
         let state = self.lock();
         let newest = state.kept.iter().rev().take(MAX_GENERATIONS);
-        let kept = newest.map(|(number, extent)| KeptGeneration {
-            generation: *number,
-            bytes: extent.good,
-        });
+        let kept = newest
+            .map(|(number, extent)| KeptGeneration { generation: *number, bytes: extent.good });
         Follow { kept: kept.collect(), failed: state.failed.clone() }
     }
 
@@ -223,10 +221,10 @@ impl Keeper {
     /// What there is, as its files are.
     pub fn kept(&self) -> (Vec<KeptGeneration>, Option<JournalHead>) {
         let state = self.lock();
-        let kept = state.kept.iter().map(|(number, extent)| KeptGeneration {
-            generation: *number,
-            bytes: extent.file,
-        });
+        let kept = state
+            .kept
+            .iter()
+            .map(|(number, extent)| KeptGeneration { generation: *number, bytes: extent.file });
         (kept.collect(), state.head.clone())
     }
 
@@ -291,8 +289,7 @@ fn follow(shared: &Shared) -> Result<(), CallError> {
     let keeper = &shared.journal;
     let mut connection = shared.dial_main()?;
     let address = connection.address().clone();
-    let socket =
-        connection.socket().map_err(|source| CallError::Connect { address, source })?;
+    let socket = connection.socket().map_err(|source| CallError::Connect { address, source })?;
     if !keeper.set_socket(Some(socket)) {
         return Ok(());
     }
@@ -329,7 +326,7 @@ fn keep(
 ) -> Result<(), CallError> {
     if reply.generation > 0 {
         connection.read_payload(buffer, |_| {})?;
-        if let Err(error) = keeper.take(reply, buffer) {
+        if let Err(error) = keeper.take(reply, buffer.as_slice()) {
             keeper.fail("the journal cannot be kept", &error);
             return Ok(());
         }

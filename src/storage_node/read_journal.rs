@@ -50,7 +50,10 @@ fn read(shared: &Shared, request: &ReadJournal) -> Result<(ReadJournalReply, Vec
     match keeper.read(request.generation, request.offset, &mut payload) {
         Ok(count) => payload.truncate(count),
         Err(error) => {
-            log::error!("the journal cannot be read generation={} error={error}", request.generation);
+            log::error!(
+                "the journal cannot be read generation={} error={error}",
+                request.generation
+            );
             let why = format!("the node's disk does not give the journal: {error}");
             return Err(Fault::new(FaultCode::Damaged, why));
         }

@@ -61,6 +61,8 @@ pub(super) struct Shared {
     /// Gets what the node cannot go on after.
     fatal: Sender<NodeError>,
     given_up: AtomicBool,
+    /// By the last `add_me`: the main server may have chunks removed.
+    is_adopted: AtomicBool,
     /// Empty until the node has joined, and again once it has stopped. Requests hold on to it only
     /// while they run, so that the store can be closed behind the last of them.
     member: RwLock<Option<Arc<Member>>>,
@@ -117,6 +119,7 @@ impl Shared {
             stop,
             fatal,
             given_up: AtomicBool::new(false),
+            is_adopted: AtomicBool::new(false),
             member: RwLock::new(None),
             control: Mutex::default(),
         }
@@ -146,6 +149,25 @@ impl Shared {
     /// True once `give_up` was called.
     pub fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::SeqCst)
+    }
+
+    /// True once the main server proved, at the last `add_me`, that it is the one that was here
+    /// before, or a person said so: only then is anything removed by its orders.
+    pub fn is_adopted(&self) -> bool {
+        self.is_adopted.load(Ordering::SeqCst)
+    }
+
+    pub fn set_adopted(&self, is_adopted: bool) {
+        self.is_adopted.store(is_adopted, Ordering::SeqCst);
+    }
+
+    /// What the main server is told about the node's space: what is kept of the catalog counts.
+    pub fn space(&self, member: &Member) -> Space {
+        let mut space = member.space();
+        space.used_bytes += self.journal.bytes();
+        let unused = space.offered_bytes.saturating_sub(space.used_bytes);
+        space.free_bytes = space.free_bytes.min(unused);
+        space
     }
 
     /// Opens a connection to the main server, as the node that this one is by now.

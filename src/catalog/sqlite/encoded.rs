@@ -81,7 +81,9 @@ impl Body {
 
     pub fn sums(&mut self, sums: &Sums) {
         self.0.push(SUMS);
-        [sums.next, sums.files, sums.chunks, sums.copies].map(|number| self.number(number));
+        for number in [sums.next, sums.files, sums.chunks, sums.copies] {
+            self.number(number);
+        }
     }
 
     fn value(&mut self, value: ValueRef<'_>) {

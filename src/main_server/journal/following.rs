@@ -110,7 +110,10 @@ impl Main {
             // It was ended and removed just now; another one goes on.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
-                log::error!("the journal cannot be read generation={} error={error}", reply.generation);
+                log::error!(
+                    "the journal cannot be read generation={} error={error}",
+                    reply.generation
+                );
                 None
             }
         }

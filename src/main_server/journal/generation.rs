@@ -54,8 +54,11 @@ impl Generation {
             file.write_all(&header.to_bytes())?;
             Ok(file)
         });
-        let file =
-            written.map_err(|source| WriteError::Io { doing: "begin", path: path.clone(), source })?;
+        let file = written.map_err(|source| WriteError::Io {
+            doing: "begin",
+            path: path.clone(),
+            source,
+        })?;
         Ok(Generation {
             number: header.generation,
             bytes: HEADER_BYTES as u64,

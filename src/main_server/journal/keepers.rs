@@ -16,11 +16,7 @@ const ROOM: u64 = 64 << 20;
 /// Chooses keepers. Those that there are stay, since a new one must copy everything first: a keeper
 /// that is away for a while is joined by another only when too few others are alive. One that is
 /// gone, or that `cannot`, is replaced.
-pub fn choose(
-    nodes: &[Candidate],
-    keepers: &[NodeId],
-    cannot: &BTreeSet<NodeId>,
-) -> Vec<NodeId> {
+pub fn choose(nodes: &[Candidate], keepers: &[NodeId], cannot: &BTreeSet<NodeId>) -> Vec<NodeId> {
     let may_stay = |node: &&Candidate| {
         let is_gone = matches!(node.state, State::Dead | State::Stopped);
         keepers.contains(&node.node) && !is_gone && !node.has_failed && !cannot.contains(&node.node)

@@ -78,7 +78,10 @@ impl JournalKeys {
         let sealing = self.sealing.to_secret();
         let file = KeyFile { format: FORMAT, sealing, reader: self.reader };
         let text = serde_json::to_vec_pretty(&file).expect("plain data");
-        durable::replace_file(&path, &text)
-            .map_err(|source| DirectoryError::Io { doing: "write", path, source })
+        durable::replace_file(&path, &text).map_err(|source| DirectoryError::Io {
+            doing: "write",
+            path,
+            source,
+        })
     }
 }

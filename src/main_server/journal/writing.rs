@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, never, select};
 use super::generation::{Generation, PIECE_BYTES, WriteError};
 use super::{Journal, Kept, keepers};
 use crate::catalog::sqlite::Boundary;
+use crate::causes::with_causes;
 use crate::durable;
 use crate::ids::{NodeId, Secret};
 use crate::journal::{Header, Kind, number_of, path_of};
@@ -111,8 +112,10 @@ struct Desk<'a> {
 impl Desk<'_> {
     fn work(&mut self, stop: &Receiver<()>) -> Result<(), WriteError> {
         let directory = &self.kept.directory;
-        durable::make_directories(directory).map_err(|source| {
-            WriteError::Io { doing: "make the directory", path: directory.clone(), source }
+        durable::make_directories(directory).map_err(|source| WriteError::Io {
+            doing: "make the directory",
+            path: directory.clone(),
+            source,
         })?;
         self.begin_generation()?;
         self.journal.lock().trouble = None;
@@ -314,14 +317,4 @@ fn remove(path: &Path) {
         }
         _ => {}
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
