@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use crossbeam_channel::bounded;
 
-use super::commands::{admin, get, list, names, nodes, put};
+use super::commands::{admin, copies, get, list, names, nodes, put, removed, verify};
 use super::exit::{Exit, Failure};
 use super::{client_config, demo, logging, output, signals, up};
 use crate::client::{Cancel, Client, Patience};
@@ -33,6 +33,8 @@ Examples:
   p2pdfs get /notes.txt copy.txt         fetch a file
   tar c src | p2pdfs put - /src.tar      store what another program writes
   p2pdfs cat /src.tar | tar t            and read it again
+  p2pdfs verify /                        read every copy of everything
+  p2pdfs admin status                    see how the cluster is
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unavailable now (try again),
 5 damaged data, 6 not allowed, 130 interrupted.";
@@ -77,9 +79,13 @@ enum Command {
     Mkdir(names::MkdirArgs),
     Mv(names::MvArgs),
     Rm(names::RmArgs),
+    Removed(removed::RemovedArgs),
+    Undelete(removed::UndeleteArgs),
+    Copies(copies::CopiesArgs),
+    Verify(verify::VerifyArgs),
     /// Show the state of the cluster and its nodes
     Nodes,
-    /// What only an administrator may do
+    /// What only an administrator may do: the cluster's state, and decisions about it
     #[command(subcommand)]
     Admin(admin::AdminCommand),
     Up(up::UpArgs),
@@ -171,6 +177,10 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Mkdir(args) => names::mkdir(&context, &args),
         Command::Mv(args) => names::mv(&context, &args),
         Command::Rm(args) => names::rm(&context, &args),
+        Command::Removed(args) => removed::removed(&context, &args),
+        Command::Undelete(args) => removed::undelete(&context, &args),
+        Command::Copies(args) => copies::copies(&context, &args),
+        Command::Verify(args) => verify::verify(&context, &args),
         Command::Nodes => nodes::nodes(&context),
         Command::Admin(command) => admin::admin(&context, &command),
         Command::Up(_) | Command::Down(_) | Command::Demo | Command::Completions { .. } => {

@@ -5,6 +5,7 @@ pub mod client;
 pub mod client_config;
 pub mod cluster;
 pub mod commands;
+pub mod countdown;
 pub mod demo;
 pub mod exit;
 pub mod limits;

@@ -101,6 +101,31 @@ pub fn counted(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// A number of copies.
+pub fn copies(count: u64) -> String {
+    if count == 1 { "1 copy".to_string() } else { format!("{count} copies") }
+}
+
+/// A span of time as people say it: `0.4 s`, `42 s`, `3 min`, `2 h 5 min`, `3 d`.
+pub fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..10 => format!("{:.1} s", ms as f64 / 1000.0),
+        10..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A part of a whole, as `41 %`; `-` of nothing.
+pub fn percent(part: u64, whole: u64) -> String {
+    match (u128::from(part) * 100).checked_div(u128::from(whole)) {
+        Some(percent) => format!("{percent} %"),
+        None => "-".to_string(),
+    }
+}
+
 /// The exit code for a client's error.
 pub fn exit_of(error: &ClientError) -> Exit {
     match error {
@@ -138,6 +163,7 @@ pub fn failure(what: &str, error: &ClientError) -> Failure {
         Failure::new(exit_of(error), format!("{what}: {}", shown(with_causes(error))));
     if let Some(fault) = error.fault() {
         failure.details = node_lines(fault);
+        failure.details.extend(fault.files.iter().map(shown));
     }
     failure.hint = hint(error);
     failure
@@ -195,6 +221,10 @@ fn fault_hint(fault: &Fault) -> Option<String> {
         FaultCode::NotEmpty => "add -r to remove it with all that is in it",
         FaultCode::Exists => "remove it first, or take another name",
         FaultCode::Conflict => "`p2pdfs stat` shows the version that is there",
+        FaultCode::WouldLose => {
+            "have its copies moved off first: p2pdfs admin drain NODE --wait; \
+             or lose these files, with --force"
+        }
         FaultCode::HashUnsafe => "store it with --hash blake3",
         _ => return None,
     };
@@ -210,6 +240,16 @@ mod tests {
         assert_eq!(shown("a\u{1b}[31mb\n"), "a\\u{1b}[31mb\\n");
         assert_eq!(shown("exe\u{202e}fdp"), "exe\\u{202e}fdp");
         assert_eq!(shown(OsStr::from_bytes(b"caf\xe9 \xc3\xa9")), "caf\\xe9 é");
+    }
+
+    #[test]
+    fn spans_and_parts_are_said_as_people_say_them() {
+        let spans = [400, 42_000, 185_000, 7_500_000, 400_000_000].map(span);
+        assert_eq!(spans, ["0.4 s", "42 s", "3 min", "2 h 5 min", "4 d"]);
+        assert_eq!(
+            [percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)],
+            ["33 %", "-", "100 %"]
+        );
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Progress {
     }
 }
 
-fn bar() -> ProgressBar {
+/// A bar of bytes, with their rate and the time that is left.
+pub fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(8));
     let template = "{wide_bar} {bytes}/{total_bytes}  {bytes_per_sec}  {eta} left {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {

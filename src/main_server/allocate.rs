@@ -130,7 +130,7 @@ impl<'a> Allocation<'a> {
         live: &[NodeId],
     ) -> Result<Copy, Fault> {
         let missing = usize::from(self.copies).saturating_sub(live.len()).max(1);
-        let wish = Wish { length: record.length, copies: missing, holders: held };
+        let wish = Wish { length: record.length, copies: missing, holders: held, apart_from: held };
         let chosen = self.placer.place(&wish);
         let needed = usize::from(min_copies(self.copies));
         if live.len() + chosen.len() < needed {

@@ -92,7 +92,7 @@ impl Main {
         let chunks: Outcomes = outcomes.map(Outcome::from).collect();
         self.placed(&targeting.placer);
         if !short.is_empty() {
-            self.copier.add(short);
+            self.copier.add(short, self.clock.now());
             self.wake_upkeep();
         }
         Ok(DuplicatedReply { nodes: targeting.addresses, chunks: chunks.into() })
@@ -173,7 +173,12 @@ impl<'a> Targeting<'a> {
         }
         let mut holders: Vec<NodeId> = record.copies.iter().map(|copy| copy.node).collect();
         holders.extend(known.under_way.iter().chain(&known.failed));
-        let wish = Wish { length: record.length, copies: missing, holders: &holders };
+        let wish = Wish {
+            length: record.length,
+            copies: missing,
+            holders: &holders,
+            apart_from: &holders,
+        };
         let chosen = self.placer.place(&wish).into_iter();
         let copies = chosen.map(|c| Copy { node: c.node, reason: c.reason.code() });
         let copies: Vec<Copy> = copies.collect();

@@ -68,7 +68,7 @@ impl Main {
             self.copier.retry_waiting();
         }
         for given in news.closed {
-            self.close_order(given, self.clock.now());
+            self.close_order(node, given, self.clock.now());
         }
         if is_news {
             self.wake_upkeep();

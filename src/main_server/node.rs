@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use super::bell::Bell;
 use super::keys::KeyRing;
+use super::orders::MAX_COPY_ORDERS;
 use super::room::Room;
 use crate::catalog::NodeRecord;
 use crate::clock::{Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Serial};
 use crate::policy::liveness::{Signs, State};
+use crate::policy::pace::Hands;
 use crate::policy::placement::Candidate;
+use crate::policy::queue::Task;
 use crate::wire::node_to_main::Order;
 
 /// The connection on which a node is added and sends its heartbeats.
@@ -21,16 +24,6 @@ pub struct Control {
     pub session: u64,
     /// Wakes the session when there is something to say.
     pub bell: Arc<Bell>,
-}
-
-/// A chunk in want of copies, as the copier keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Task {
-    pub serial: Serial,
-    /// Orders that did not bring all copies.
-    pub attempts: u32,
-    /// No further order before this.
-    pub not_before: Moment,
 }
 
 /// What an order is for.
@@ -92,7 +85,7 @@ impl Node {
             address: record.address,
             zone: record.zone,
             zone_number,
-            signs: Signs { heard: now, connected: false, compared: false, stopped: false },
+            signs: Signs { heard: now, connected: false, compared: false, stopped: None },
             is_added: false,
             control: None,
             room,
@@ -147,16 +140,24 @@ impl Node {
             silent: self.silent(now),
             is_slow: self.signs.is_slow(interval, now),
             has_failed: self.failure.is_some(),
+            is_leaving: false,
             offered_bytes: self.room.reported().offered_bytes,
             used_bytes: self.room.used_bytes(),
             reserved_bytes: self.room.promised_bytes(wall),
             free_bytes: self.room.free_bytes(),
+            condemned_bytes: 0,
+            hands: Hands {
+                orders: self.copy_orders(),
+                bytes: 0,
+                max_orders: MAX_COPY_ORDERS,
+                max_bytes: 1 << 40,
+            },
         }
     }
 
     /// How many copy orders it has.
-    pub fn copy_orders(&self) -> usize {
+    pub fn copy_orders(&self) -> u32 {
         let is_copy = |given: &&Given| matches!(given.purpose, Purpose::Copy { .. });
-        self.orders.values().filter(is_copy).count()
+        self.orders.values().filter(is_copy).count() as u32
     }
 }

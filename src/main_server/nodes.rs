@@ -11,10 +11,13 @@ use super::room::TOKEN_LIFE;
 use crate::catalog::{LiveNodes, NodeRecord};
 use crate::clock::{Clock, Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Secret};
-use crate::policy::liveness::State;
+use crate::policy::liveness::{State, Stop};
 use crate::policy::placement::Candidate;
 use crate::token::{Claims, Operation, Token, TokenError, node_key};
 use crate::wire::node_to_main::{AddMe, Heartbeat, TokenKey};
+
+/// How long a node that stopped by plan is waited for.
+const BACK_WITHIN: Duration = Duration::from_secs(600);
 
 /// Why a node's request cannot be served as things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -137,7 +140,7 @@ impl Nodes {
         node.address = Some(start.address.clone());
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
         node.is_added = true;
-        (node.signs.compared, node.signs.stopped) = (false, false);
+        (node.signs.compared, node.signs.stopped) = (false, None);
         node.failure = None;
         node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);
@@ -193,10 +196,11 @@ impl Nodes {
         }
     }
 
-    /// The node goes, by its own word.
+    /// The node goes, by its own word, and is waited for.
     pub fn stopped(&self, node: NodeId) {
+        let back_by = self.clock.now() + BACK_WITHIN;
         if let Some(node) = self.lock().nodes.get_mut(&node) {
-            node.signs.stopped = true;
+            node.signs.stopped = Some(Stop { back_by });
         }
     }
 

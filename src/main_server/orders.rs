@@ -12,7 +12,7 @@ use crate::policy::liveness::State;
 use crate::wire::node_to_main::Order;
 
 /// The most copy orders that a node has at a time.
-pub const MAX_COPY_ORDERS: usize = 16;
+pub const MAX_COPY_ORDERS: u32 = 16;
 /// The most orders of all kinds that a node has at a time. All fit into one reply.
 pub const MAX_ORDERS: usize = 64;
 /// How long a node has for an order.
@@ -58,16 +58,9 @@ impl Nodes {
         node.orders.values_mut().map(send).collect()
     }
 
-    /// How many more copy orders a node can take.
-    pub fn free_copy_orders(&self, node: NodeId) -> usize {
-        let table = self.lock();
-        let orders = table.nodes.get(&node).map_or(MAX_COPY_ORDERS, |node| node.copy_orders());
-        MAX_COPY_ORDERS.saturating_sub(orders)
-    }
-
     /// Takes back the orders that are not done in time, and those of nodes that are not alive; and
     /// says when the next one will be overdue.
-    pub fn take_back_orders(&self, now: Moment) -> (Vec<Given>, Option<Moment>) {
+    pub fn take_back_orders(&self, now: Moment) -> (Vec<(NodeId, Given)>, Option<Moment>) {
         let interval = self.interval();
         let mut table = self.lock();
         let mut overdue = Vec::new();
@@ -78,7 +71,7 @@ impl Nodes {
             node.orders.retain(|_, given| {
                 let is_over = is_over(given);
                 if is_over {
-                    overdue.push(given.clone());
+                    overdue.push((node.id, given.clone()));
                 }
                 !is_over
             });

@@ -100,8 +100,8 @@ impl Main {
             self.copier.retry_waiting();
         }
         let (overdue, next_overdue) = self.nodes.take_back_orders(now);
-        for given in overdue {
-            self.close_order(given, now);
+        for (node, given) in overdue {
+            self.close_order(node, given, now);
         }
         let next_copy = self.copy_what_is_missing();
         [next_change, next_overdue, next_copy].into_iter().flatten().min()

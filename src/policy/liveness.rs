@@ -22,8 +22,21 @@ pub enum State {
     Suspect,
     /// Silent for long.
     Dead,
-    /// It said that it goes.
+    /// It said that it goes and is to be back soon.
     Stopped,
+}
+
+/// What the copies on a node are worth now. The one place where this is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Presence {
+    /// They count, and can be read.
+    Counts,
+    /// They can be read, and do not count: they are to be moved off.
+    Leaving,
+    /// They cannot be relied on now, and are expected back.
+    Away,
+    /// They are not expected back. They may come all the same, and count again then.
+    Gone,
 }
 
 impl State {
@@ -37,6 +50,18 @@ impl State {
             State::Stopped => "stopped",
         }
     }
+
+    /// What copies on a node in this state are worth. `is_leaving` says that they are to be moved
+    /// off it: such copies are worth nothing more once they cannot be read.
+    pub fn presence(self, is_leaving: bool) -> Presence {
+        match (self, is_leaving) {
+            (State::Alive, false) => Presence::Counts,
+            (State::Alive, true) => Presence::Leaving,
+            (State::Returning | State::Suspect | State::Stopped, false) => Presence::Away,
+            (State::Returning | State::Suspect | State::Stopped, true) => Presence::Gone,
+            (State::Dead, _) => Presence::Gone,
+        }
+    }
 }
 
 /// The signs of life of one node.
@@ -48,15 +73,22 @@ pub struct Signs {
     pub connected: bool,
     /// What it holds was compared with the books since it came up.
     pub compared: bool,
-    /// It said that it goes.
-    pub stopped: bool,
+    /// It said that it goes, and until when it is to be waited for.
+    pub stopped: Option<Stop>,
+}
+
+/// A planned stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stop {
+    /// From then on its silence is as good as any other.
+    pub back_by: Moment,
 }
 
 impl Signs {
     /// The node's state at `now`, where `interval` is the time between heartbeats.
     pub fn state(&self, interval: Duration, now: Moment) -> State {
         let silent = now.since(self.heard);
-        if self.stopped {
+        if self.stopped.is_some_and(|stop| now < stop.back_by) {
             State::Stopped
         } else if silent >= interval * DEAD_AFTER {
             State::Dead
@@ -74,14 +106,15 @@ impl Signs {
         now.since(self.heard) >= interval * SLOW_AFTER
     }
 
-    /// When silence alone will change the state next, if it ever will.
+    /// When time alone will change the state next, if it ever will.
     pub fn next_change(&self, interval: Duration, now: Moment) -> Option<Moment> {
         let (suspect, dead) =
             (self.heard + interval * SUSPECT_AFTER, self.heard + interval * DEAD_AFTER);
         match self.state(interval, now) {
             State::Alive | State::Returning => Some(suspect),
             State::Suspect => Some(dead),
-            State::Dead | State::Stopped => None,
+            State::Stopped => self.stopped.map(|stop| stop.back_by),
+            State::Dead => None,
         }
     }
 }
@@ -94,7 +127,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     fn signs() -> Signs {
-        Signs { heard: Moment(100_000), connected: true, compared: true, stopped: false }
+        Signs { heard: Moment(100_000), connected: true, compared: true, stopped: None }
     }
 
     fn state_after(signs: Signs, silence_s: u64) -> State {
@@ -120,14 +153,36 @@ mod tests {
     fn a_node_counts_only_after_its_inventory_was_compared() {
         let back = Signs { compared: false, ..signs() };
         assert_eq!(state_after(back, 0), State::Returning);
-        assert_eq!(state_after(Signs { stopped: true, ..signs() }, 0), State::Stopped);
+    }
+
+    #[test]
+    fn a_planned_stop_is_no_silence_until_the_node_should_be_back() {
+        let stop = Stop { back_by: signs().heard + Duration::from_secs(600) };
+        let gone = Signs { stopped: Some(stop), connected: false, ..signs() };
+        assert_eq!(state_after(gone, 599), State::Stopped);
+        assert_eq!(state_after(gone, 600), State::Dead);
+        let short = Stop { back_by: signs().heard + Duration::from_secs(5) };
+        assert_eq!(state_after(Signs { stopped: Some(short), ..gone }, 5), State::Suspect);
+    }
+
+    #[test]
+    fn copies_on_a_node_that_leaves_can_be_read_and_are_worth_nothing_else() {
+        for state in [State::Alive, State::Returning, State::Suspect, State::Dead, State::Stopped] {
+            let counts = state.presence(false) == Presence::Counts;
+            assert_eq!(counts, state == State::Alive);
+            let readable = state.presence(true) == Presence::Leaving;
+            assert_eq!(readable, state == State::Alive);
+            assert_ne!(state.presence(true), Presence::Away);
+        }
     }
 
     proptest! {
         #[test]
         fn silence_changes_the_state_exactly_when_it_was_said_to(
-            connected: bool, compared: bool, stopped: bool, silence in 0u64..100_000,
+            connected: bool, compared: bool, stop in prop::option::of(0u64..100_000),
+            silence in 0u64..100_000,
         ) {
+            let stopped = stop.map(|after| Stop { back_by: Moment(signs().heard.0 + after) });
             let signs = Signs { connected, compared, stopped, ..signs() };
             let now = Moment(signs.heard.0 + silence);
             let state = signs.state(INTERVAL, now);

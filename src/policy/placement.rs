@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use crate::ids::NodeId;
-use crate::policy::liveness::State;
+use crate::policy::liveness::{Presence, State};
+use crate::policy::pace::Hands;
 use crate::size::ByteSize;
 
 /// How nodes are chosen among those that can take a copy.
@@ -33,12 +34,37 @@ pub struct Candidate {
     pub is_slow: bool,
     /// It said that it cannot store any more.
     pub has_failed: bool,
+    /// Its copies are to be moved off.
+    pub is_leaving: bool,
     pub offered_bytes: u64,
     pub used_bytes: u64,
     /// Promised to chunks that are on their way.
     pub reserved_bytes: u64,
     /// What it can still take, the promised bytes included and its reserve left alone.
     pub free_bytes: u64,
+    /// Of the used bytes, those that it is to delete.
+    pub condemned_bytes: u64,
+    /// What it has orders to copy.
+    pub hands: Hands,
+}
+
+impl Candidate {
+    /// What its copies are worth.
+    pub fn presence(&self) -> Presence {
+        self.state.presence(self.is_leaving)
+    }
+
+    /// How full it will be when all that is under way is done: bytes of a million offered.
+    pub fn fill_ppm(&self) -> u64 {
+        let filled = u128::from(self.filled_bytes()) * 1_000_000;
+        u64::try_from(filled / u128::from(self.offered_bytes.max(1))).unwrap_or(u64::MAX)
+    }
+
+    /// Its used bytes when all that is under way is done.
+    pub fn filled_bytes(&self) -> u64 {
+        let filled = self.used_bytes.saturating_add(self.reserved_bytes);
+        filled.saturating_sub(self.condemned_bytes)
+    }
 }
 
 /// Why a copy is where it is. The numbers are kept in tokens and in the catalog.
@@ -52,16 +78,18 @@ pub enum Reason {
     Only = 3,
     Turn = 4,
     Holder = 5,
+    Evened = 6,
 }
 
 impl Reason {
-    const ALL: [Reason; 6] = [
+    const ALL: [Reason; 7] = [
         Reason::Found,
         Reason::Emptier,
         Reason::OtherZone,
         Reason::Only,
         Reason::Turn,
         Reason::Holder,
+        Reason::Evened,
     ];
 
     /// The number that stands for it.
@@ -78,6 +106,7 @@ impl Reason {
             Some(Reason::Only) => "only one that could take it",
             Some(Reason::Turn) => "its turn",
             Some(Reason::Holder) => "held a copy already",
+            Some(Reason::Evened) => "moved there for equal fill",
             None => "a reason that this version does not know",
         }
     }
@@ -100,6 +129,7 @@ pub enum Unfit {
     Stopped,
     Slow,
     Failed,
+    Draining,
     HoldsIt,
 }
 
@@ -114,6 +144,7 @@ impl Unfit {
             Unfit::Stopped => "stopped",
             Unfit::Slow => "slow",
             Unfit::Failed => "failed",
+            Unfit::Draining => "draining",
             Unfit::HoldsIt => "holds_it",
         }
     }
@@ -137,6 +168,8 @@ pub struct Wish<'a> {
     pub copies: usize,
     /// Nodes that hold it, that are about to, or that failed to take it.
     pub holders: &'a [NodeId],
+    /// Those of them whose copies are to stay: the others are placed in other zones than these.
+    pub apart_from: &'a [NodeId],
 }
 
 /// Chooses nodes for the chunks of one request, each choice in view of the ones before it.
@@ -149,7 +182,8 @@ pub struct Placer {
     fit: Vec<usize>,
     /// For each of `fit`, the space offered by it and those before it.
     offered_up_to: Vec<u64>,
-    zones: usize,
+    /// The zones of the nodes that are fit, sorted.
+    zones: Vec<u32>,
     random: u64,
     turn: u64,
 }
@@ -174,7 +208,6 @@ impl Placer {
         let mut zones: Vec<u32> = fit.iter().map(|&i| nodes[i].zone).collect();
         zones.sort_unstable();
         zones.dedup();
-        let zones = zones.len();
         Placer { method, nodes, fit, offered_up_to, zones, random: seed, turn }
     }
 
@@ -193,7 +226,7 @@ impl Placer {
     pub fn place(&mut self, wish: &Wish<'_>) -> Vec<Chosen> {
         let mut chosen = Vec::with_capacity(wish.copies);
         let mut taken = wish.holders.to_vec();
-        let mut zones: Vec<u32> = wish.holders.iter().filter_map(|&n| self.zone_of(n)).collect();
+        let mut zones: Vec<u32> = wish.apart_from.iter().filter_map(|&n| self.zone_of(n)).collect();
         while chosen.len() < wish.copies {
             let next = match self.method {
                 Placement::Balanced => self.balanced(wish.length, &taken, &zones),
@@ -211,6 +244,42 @@ impl Placer {
         chosen
     }
 
+    /// The node, as it stands with all that was decided here.
+    pub fn candidate(&self, node: NodeId) -> Option<&Candidate> {
+        self.index_of(node).map(|index| &self.nodes[index])
+    }
+
+    /// All nodes, by number.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.nodes
+    }
+
+    /// What copies on the node are worth; nothing on one that is not known.
+    pub fn presence(&self, node: NodeId) -> Presence {
+        self.candidate(node).map_or(Presence::Gone, Candidate::presence)
+    }
+
+    /// The node gets an order to send so many bytes.
+    pub fn burden(&mut self, node: NodeId, bytes: u64) {
+        if let Some(index) = self.index_of(node) {
+            self.nodes[index].hands.take(bytes);
+        }
+    }
+
+    /// A copy of so many bytes is to be deleted on the node.
+    pub fn condemn(&mut self, node: NodeId, bytes: u64) {
+        if let Some(index) = self.index_of(node) {
+            self.nodes[index].condemned_bytes += bytes;
+        }
+    }
+
+    /// So many bytes are promised to a copy on the node.
+    pub fn reserve(&mut self, node: NodeId, bytes: u64) {
+        if let Some(index) = self.index_of(node) {
+            self.nodes[index].reserved_bytes += bytes;
+        }
+    }
+
     /// What stands for and against each node, by number.
     pub fn explain(&self, wish: &Wish<'_>) -> Vec<Explained> {
         let explained = self.nodes.iter().map(|candidate| {
@@ -222,9 +291,12 @@ impl Placer {
         explained.collect()
     }
 
+    fn index_of(&self, node: NodeId) -> Option<usize> {
+        self.nodes.binary_search_by_key(&node, |candidate| candidate.node).ok()
+    }
+
     fn zone_of(&self, node: NodeId) -> Option<u32> {
-        let at = self.nodes.binary_search_by_key(&node, |candidate| candidate.node).ok()?;
-        Some(self.nodes[at].zone)
+        self.candidate(node).map(|candidate| candidate.zone)
     }
 
     fn balanced(
@@ -234,7 +306,8 @@ impl Placer {
         zones: &[u32],
     ) -> Option<(usize, Reason)> {
         let is_free = |c: &Candidate| !taken.contains(&c.node) && has_room(c, length);
-        if !zones.is_empty() && zones.len() < self.zones + 1 {
+        let is_fit = |zone: &&u32| self.zones.binary_search(zone).is_ok();
+        if !zones.is_empty() && zones.iter().filter(is_fit).count() < self.zones.len() {
             let in_other_zone = |c: &Candidate| is_free(c) && !zones.contains(&c.zone);
             if let Some((index, _)) = self.emptier_of_two(in_other_zone) {
                 return Some((index, Reason::OtherZone));
@@ -296,7 +369,7 @@ impl Placer {
 
     fn emptier(&self, first: usize, second: usize) -> usize {
         let (a, b) = (&self.nodes[first], &self.nodes[second]);
-        let filled = |c: &Candidate| u128::from(c.used_bytes) + u128::from(c.reserved_bytes);
+        let filled = |c: &Candidate| u128::from(c.filled_bytes());
         let offered = |c: &Candidate| u128::from(c.offered_bytes.max(1));
         if filled(b) * offered(a) < filled(a) * offered(b) { second } else { first }
     }
@@ -337,6 +410,7 @@ fn standing(candidate: &Candidate) -> Option<Unfit> {
         State::Dead => Some(Unfit::Dead),
         State::Returning => Some(Unfit::Returning),
         State::Stopped => Some(Unfit::Stopped),
+        State::Alive if candidate.is_leaving => Some(Unfit::Draining),
         State::Alive if candidate.has_failed => Some(Unfit::Failed),
         State::Alive if candidate.is_slow => Some(Unfit::Slow),
         State::Alive => None,
@@ -356,6 +430,7 @@ fn detail(candidate: &Candidate, unfit: Option<Unfit>) -> String {
         Some(Unfit::Returning) => "its inventory is being compared".to_string(),
         Some(Unfit::Stopped) => "it was stopped".to_string(),
         Some(Unfit::Failed) => "it cannot store any more; its log says why".to_string(),
+        Some(Unfit::Draining) => "its copies are being moved off".to_string(),
         Some(Unfit::HoldsIt) => format!("holds a copy already, {free} free"),
     }
 }

@@ -18,15 +18,18 @@ fn node(number: u32, offered_bytes: u64) -> Candidate {
         silent: Some(Duration::from_secs(1)),
         is_slow: false,
         has_failed: false,
+        is_leaving: false,
         offered_bytes,
         used_bytes: 0,
         reserved_bytes: 0,
         free_bytes: offered_bytes,
+        condemned_bytes: 0,
+        hands: Hands::new(0, 0, 0),
     }
 }
 
 fn wish(copies: usize) -> Wish<'static> {
-    Wish { length: CHUNK, copies, holders: &[] }
+    Wish { length: CHUNK, copies, holders: &[], apart_from: &[] }
 }
 
 fn any_candidate() -> impl PropStrategy<Value = Candidate> {
@@ -72,7 +75,7 @@ proptest! {
         held in prop::collection::vec(1u32..100, 0..3),
     ) {
         let holders: Vec<NodeId> = held.into_iter().map(NodeId).collect();
-        let wish = Wish { length: CHUNK, copies, holders: &holders };
+        let wish = Wish { length: CHUNK, copies, holders: &holders, apart_from: &[] };
         let mut placer = Placer::new(method, nodes, seed, 0);
         for _ in 0..20 {
             let explained = placer.explain(&wish);
@@ -124,7 +127,12 @@ fn a_copy_goes_to_another_zone_than_those_that_hold_the_chunk() {
     for seed in 0..50 {
         let mut placer = Placer::new(Placement::Balanced, nodes.clone(), seed, 0);
         let holders = [NodeId(77)];
-        let chosen = placer.place(&Wish { length: CHUNK, copies: 1, holders: &holders });
+        let chosen = placer.place(&Wish {
+            length: CHUNK,
+            copies: 1,
+            holders: &holders,
+            apart_from: &holders,
+        });
         assert!(chosen[0].node.0 <= 2, "node {} shares the holder's zone", chosen[0].node);
         assert_eq!(chosen[0].reason, Reason::OtherZone);
     }
@@ -144,7 +152,7 @@ fn unequal_nodes_fill_evenly() {
         let total: u64 = sizes.iter().sum::<u64>() * GIB;
         let length = 256 << 20;
         for _ in 0..(total / 2 / u64::from(length)) {
-            placer.place(&Wish { length, copies: 1, holders: &[] });
+            placer.place(&Wish { length, copies: 1, holders: &[], apart_from: &[] });
         }
         let fill = |c: &Candidate| {
             100.0 * (c.used_bytes + c.reserved_bytes) as f64 / c.offered_bytes as f64
@@ -192,7 +200,7 @@ fn every_refusal_has_its_reason_with_the_numbers() {
     nodes[2].state = State::Dead;
     nodes[2].silent = Some(Duration::from_secs(42));
     let placer = Placer::new(Placement::Balanced, nodes, 0, 0);
-    let wish = Wish { length: CHUNK, copies: 3, holders: &[NodeId(4)] };
+    let wish = Wish { length: CHUNK, copies: 3, holders: &[NodeId(4)], apart_from: &[NodeId(4)] };
     let said: Vec<_> =
         placer.explain(&wish).into_iter().map(|e| (e.unfit.map(Unfit::name), e.detail)).collect();
     assert_eq!(said[0], (None, "12.0 GiB free".to_string()));

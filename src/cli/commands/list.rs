@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::remote;
+use super::{remote, short_id};
 use crate::cli::client::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{counted, failure, print, print_json, shown, table, utc};
@@ -281,12 +281,9 @@ fn chunk_row(chunk: &ChunkLine) -> Vec<String> {
         None => format!("node {}", copy.node),
     };
     let copies: Vec<String> = chunk.copies.iter().map(copy).collect();
-    let id = chunk.id.to_string();
-    // Enough of the digest to tell chunks apart; --json has all of it.
-    let end = id.len().min(chunk.id.algorithm().name().len() + 1 + 12);
     vec![
         format!("chunk {}", chunk.index),
-        format!("{}..", &id[..end]),
+        short_id(&chunk.id),
         format!("{:>9}", ByteSize(chunk.length.into())),
         if copies.is_empty() { "no copy".to_string() } else { copies.join(", ") },
     ]

@@ -62,11 +62,10 @@ pub fn node_table(nodes: &[NodeStatus]) -> String {
             Some(ms) => format!("{} min ago", ms / 60_000),
             None => "not since the main server's start".to_string(),
         };
-        let zone = if status.zone.is_empty() { "-".to_string() } else { shown(&status.zone) };
         rows.push(vec![
             status.node.to_string(),
-            shown(&status.state),
-            zone,
+            state_of(status),
+            zone_of(status),
             address,
             status.space.chunks.to_string(),
             ByteSize(status.space.used_bytes).to_string(),
@@ -75,4 +74,15 @@ pub fn node_table(nodes: &[NodeStatus]) -> String {
         ]);
     }
     table(&rows)
+}
+
+/// A node's state, and whether it is draining.
+pub fn state_of(status: &NodeStatus) -> String {
+    let state = shown(&status.state);
+    if status.draining { format!("{state}, draining") } else { state }
+}
+
+/// A node's zone; `-` for none.
+pub fn zone_of(status: &NodeStatus) -> String {
+    if status.zone.is_empty() { "-".to_string() } else { shown(&status.zone) }
 }

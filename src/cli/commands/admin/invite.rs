@@ -1,8 +1,8 @@
-//! `admin`: what only an administrator may do.
+//! `admin invite`.
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use serde::Serialize;
 
 use crate::cli::client::Context;
@@ -10,11 +10,6 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{failure, print, print_json, utc};
 use crate::clock::WallTime;
 use crate::ids::Secret;
-
-#[derive(Debug, Subcommand)]
-pub enum AdminCommand {
-    Invite(InviteArgs),
-}
 
 /// Make an invite, with which storage nodes can join the cluster
 #[derive(Debug, Args)]
@@ -53,9 +48,8 @@ struct Document {
     expires_ms: WallTime,
 }
 
-/// The commands below `admin`.
-pub fn admin(context: &Context, command: &AdminCommand) -> Result<Exit, Failure> {
-    let AdminCommand::Invite(args) = command;
+/// The command.
+pub fn invite(context: &Context, args: &InviteArgs) -> Result<Exit, Failure> {
     let (invite, expires_ms) = context
         .client
         .invite(args.uses, args.valid)
