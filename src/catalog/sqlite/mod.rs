@@ -24,6 +24,8 @@ mod schema;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_changes;
 mod tree;
 mod writer;
 

@@ -65,7 +65,7 @@ CREATE TABLE versions (
     is_executable INTEGER NOT NULL, serials BLOB);
 CREATE TABLE manifests (
     version INTEGER NOT NULL, part INTEGER NOT NULL, serials BLOB NOT NULL,
-    PRIMARY KEY (version, part)) WITHOUT ROWID;
+    PRIMARY KEY (version, part));
 CREATE TABLE removed (
     entry INTEGER PRIMARY KEY, account INTEGER NOT NULL, path TEXT NOT NULL,
     version INTEGER NOT NULL, removed_at INTEGER NOT NULL);

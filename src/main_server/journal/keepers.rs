@@ -18,13 +18,14 @@ const ROOM: u64 = 64 << 20;
 /// gone, or that `cannot`, is replaced.
 pub fn choose(nodes: &[Candidate], keepers: &[NodeId], cannot: &BTreeSet<NodeId>) -> Vec<NodeId> {
     let may_stay = |node: &&Candidate| {
-        let is_gone = matches!(node.state, State::Dead | State::Stopped);
+        let is_gone = matches!(node.state, State::Dead | State::Stopped) || node.is_leaving;
         keepers.contains(&node.node) && !is_gone && !node.has_failed && !cannot.contains(&node.node)
     };
     let mut chosen: Vec<&Candidate> = nodes.iter().filter(may_stay).collect();
     let mut rest: Vec<&Candidate> = nodes
         .iter()
-        .filter(|node| node.state == State::Alive && !node.has_failed && node.free_bytes >= ROOM)
+        .filter(|node| node.state == State::Alive && !node.has_failed && !node.is_leaving)
+        .filter(|node| node.free_bytes >= ROOM)
         .filter(|node| !cannot.contains(&node.node) && !keepers.contains(&node.node))
         .collect();
     loop {
@@ -45,6 +46,7 @@ pub fn choose(nodes: &[Candidate], keepers: &[NodeId], cannot: &BTreeSet<NodeId>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::pace::Hands;
 
     fn node(number: u32, zone: u32, state: State) -> Candidate {
         Candidate {
@@ -54,10 +56,13 @@ mod tests {
             silent: None,
             is_slow: false,
             has_failed: false,
+            is_leaving: false,
             offered_bytes: 1 << 30,
             used_bytes: 0,
             reserved_bytes: 0,
             free_bytes: 1 << 30,
+            condemned_bytes: 0,
+            hands: Hands::new(0, 0, 0),
         }
     }
 
