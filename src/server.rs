@@ -73,6 +73,17 @@ pub struct Server {
     accepting: Option<JoinHandle<()>>,
 }
 
+/// Looks at a server.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.0.lock().open.len()
+    }
+}
+
 struct Shared {
     limits: Limits,
     json_budget: Arc<Budget>,
@@ -141,7 +152,12 @@ impl Server {
 
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
-        self.shared.lock().open.len()
+        self.watch().open_connections()
+    }
+
+    /// To look at the server from elsewhere, also after it has stopped.
+    pub fn watch(&self) -> Watch {
+        Watch(self.shared.clone())
     }
 
     /// Stops in order: no new connection, and what is asked from now on is answered `stopping`;

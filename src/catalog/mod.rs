@@ -15,6 +15,8 @@ pub use memory::MemoryCatalog;
 pub use sqlite::SqliteCatalog;
 pub use types::*;
 
+use std::time::Instant;
+
 use crate::clock::WallTime;
 use crate::ids::{
     AccountId, Address, ChunkId, ClusterId, Incarnation, KeyId, NodeId, RequestId, Secret, Serial,
@@ -31,7 +33,7 @@ use crate::remote_path::RemotePath;
 ///
 /// Methods block; callers are threads of their own. After a failed sync every call returns
 /// `CatalogError::Failed`, and the process must stop.
-#[allow(unused_variables, clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments)]
 pub trait Catalog: Send + Sync {
     /// The cluster's id and its master secret, as drawn when the catalog was made.
     fn identity(&self) -> (ClusterId, Secret);
@@ -51,6 +53,9 @@ pub trait Catalog: Send + Sync {
 
     /// Waits until everything that was answered early is durable.
     fn sync(&self) -> Result<(), CatalogError>;
+
+    /// When a change was last made durable, if any was since this catalog was opened.
+    fn last_commit(&self) -> Option<Instant>;
 
     // Accounts and nodes.
 
@@ -82,8 +87,8 @@ pub trait Catalog: Send + Sync {
     /// the last registered one (a crash can leave two candidates); the node's first start has none.
     /// Moves the number sequence above `start.highest_serial`, unless that is above
     /// `MAX_BELIEVED_SERIAL`: one wrong word must not use the sequence up.
-    /// Refused: `UnknownNode`, `StaleDirectory` when the last registered incarnation is neither
-    /// among the previous ones nor the new one.
+    /// Refused: `UnknownNode`, `NodeLeft`, `StaleDirectory` when the last registered incarnation is
+    /// neither among the previous ones nor the new one.
     fn start_node(&self, node: NodeId, start: &NodeStart) -> Result<(), CatalogError>;
 
     /// Notes the newest token key that a node has acknowledged. Never goes down.
@@ -96,26 +101,20 @@ pub trait Catalog: Send + Sync {
         &self,
         incarnations: &[Incarnation],
         now: WallTime,
-    ) -> Result<(), CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<(), CatalogError>;
 
     /// Notes that it is `now`, so that a later start can tell a clock that jumped. Never goes down
     /// unless `is_confirmed`, by a person. *May be answered early.*
-    fn note_time(&self, now: WallTime, is_confirmed: bool) -> Result<(), CatalogError> {
-        unimplemented!()
-    }
+    fn note_time(&self, now: WallTime, is_confirmed: bool) -> Result<(), CatalogError>;
 
-    /// The latest time that was noted; 0 when none ever was.
-    fn latest_time(&self) -> Result<WallTime, CatalogError> {
-        unimplemented!()
-    }
+    /// The latest time that `note_time` was given; the beginning of time when it never was. No other
+    /// operation notes its time, since that may be by a clock which nobody has confirmed.
+    fn latest_time(&self) -> Result<WallTime, CatalogError>;
 
-    /// Changes what was decided about a node. One that has left stays so, and `start_node` refuses
-    /// it with `NodeLeft`. Refused: `UnknownNode`, `NodeLeft`.
-    fn set_standing(&self, node: NodeId, standing: Standing) -> Result<(), CatalogError> {
-        unimplemented!()
-    }
+    /// Changes what was decided about a node. One that has left stays so: from then on it cannot
+    /// start, no copy can be confirmed on it, and `strip_node` takes off those that it had.
+    /// Refused: `UnknownNode`, `NodeLeft`.
+    fn set_standing(&self, node: NodeId, standing: Standing) -> Result<(), CatalogError>;
 
     /// Every node that ever joined, by number.
     fn nodes(&self) -> Result<Vec<NodeRecord>, CatalogError>;
@@ -138,10 +137,11 @@ pub trait Catalog: Send + Sync {
     /// Enters copies that are durable on their nodes. A record which the catalog lacks is made
     /// from the confirmation (it was reserved, and the reservation lost in a crash), and held until
     /// `lease_until`; a repeat changes nothing. The wanted number never goes down.
-    /// In the order given. *May be answered early.* Per copy refused: `UnknownNode`; `Superseded`
-    /// when the account's chunk of that id has another serial, or the serial is not below the
-    /// sequence, or belongs to another chunk, or is condemned (on that node, or as a chunk);
-    /// `LengthDiffers` as by `reserve`.
+    /// In the order given. *May be answered early.* Per copy refused: `UnknownNode`, `NodeLeft`;
+    /// `Superseded` when the account's chunk of that id has another serial, or the serial is not
+    /// below the sequence, or belongs to another chunk, or is condemned (on that node, or as a
+    /// chunk); `LengthDiffers` as by `reserve`. A copy that was superseded, and of whose serial there
+    /// is no chunk, is condemned as `Unreferred`, so that it is deleted.
     fn confirm_copies(
         &self,
         confirmations: &[Confirmation],
@@ -171,9 +171,10 @@ pub trait Catalog: Send + Sync {
     /// What is held under another length or fingerprint than recorded counts as not held, and its
     /// serial as unknown. Copies found have reason 0. What is outside of the range is passed over.
     /// A copy that is condemned on the node does not count again. One whose serial is unknown is
-    /// condemned as `Unknown`, due at `unknown_due`; when its serial is confirmed before, it is
-    /// not. A condemned copy that the node does not hold any more is deleted, and forgotten.
-    /// Refused: `UnknownNode`.
+    /// condemned as `Unknown`, due at `unknown_due`; it counts after all when it is confirmed, or
+    /// found here with a serial that is known by then, before `condemned_on` has named it. A
+    /// condemned copy that the node does not hold any more is deleted, and forgotten.
+    /// Refused: `UnknownNode`, `NodeLeft`.
     fn reconcile(
         &self,
         node: NodeId,
@@ -208,9 +209,7 @@ pub trait Catalog: Send + Sync {
         &self,
         after: Option<Serial>,
         limit: usize,
-    ) -> Result<Vec<SurveyedChunk>, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Vec<SurveyedChunk>, CatalogError>;
 
     // Deleting. A copy is *condemned*: in one transaction it stops counting and is entered for
     // deletion on its node, and only then, after that is durable, may an order for it go out. A
@@ -218,41 +217,40 @@ pub trait Catalog: Send + Sync {
 
     /// Condemns copies as `Surplus`, each if, in this very transaction, its chunk has at least
     /// `wanted` further copies on nodes of `live` that are `Member`s (for a chunk that nothing
-    /// refers to, one). Returns for each whether it was. In the order given.
+    /// refers to, one), and at least one in any case. Returns for each whether it was. In the order
+    /// given, so that one trim is judged after those before it.
     fn trim_copies(
         &self,
         copies: &[(Serial, NodeId)],
         live: &LiveNodes,
-    ) -> Result<Vec<bool>, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Vec<bool>, CatalogError>;
 
     /// Ends versions that were replaced or removed before `before`, the oldest first, and condemns
-    /// the chunks to which nothing refers then and whose lease is over at `now`. Looks at no more
-    /// than about `limit` places of chunks; `next` is `Some` while there is more to do. A version
-    /// that is partly ended cannot be read any more.
+    /// the chunks to which nothing refers then and whose lease is over at `now`; for what was removed
+    /// with `purge`, whether or not a lease holds them: an upload that relied on one is told
+    /// `NotStored` at its commit, and stores it again. Looks at no more than about `limit` places of
+    /// chunks; `next` is `Some` while there is more to do. A version that is partly ended cannot be
+    /// read any more, and its file cannot be brought back.
     fn expire_versions(
         &self,
         before: WallTime,
         now: WallTime,
         limit: usize,
-    ) -> Result<Collected, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Collected, CatalogError>;
 
     /// Condemns, of the next `limit` chunks with serials above `after`, those to which nothing
-    /// refers and whose lease is over at `now`: uploads that came to nothing.
+    /// refers and whose lease is over at `now`: uploads that came to nothing. `next` is the last one
+    /// that was looked at.
     fn collect(
         &self,
         after: Option<Serial>,
         now: WallTime,
         limit: usize,
-    ) -> Result<Collected, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Collected, CatalogError>;
 
     /// Copies condemned on `node` and due at `now`, with serials above `after`, by serial, at most
-    /// `limit`; those condemned as `Unknown` only if `with_unknown`.
+    /// `limit`; those condemned as `Unknown` only if `with_unknown`. All of them are condemned
+    /// durably, and no confirmation can take that back any more.
     fn condemned_on(
         &self,
         node: NodeId,
@@ -260,31 +258,27 @@ pub trait Catalog: Send + Sync {
         with_unknown: bool,
         now: WallTime,
         limit: usize,
-    ) -> Result<Vec<CondemnedCopy>, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Vec<CondemnedCopy>, CatalogError>;
 
     /// The node has deleted these, durably. Those not condemned there are passed over.
-    fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError> {
-        unimplemented!()
-    }
+    fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError>;
+
+    /// The nodes on which copies of these chunks are condemned and not deleted yet: none of them can
+    /// take a new copy. In the order asked, each by node.
+    fn condemned_holders(&self, serials: &[Serial]) -> Result<Vec<(Serial, NodeId)>, CatalogError>;
 
     /// How much is condemned and not deleted; may be a moment old.
-    fn condemned_totals(&self) -> Result<CondemnedTotals, CatalogError> {
-        unimplemented!()
-    }
+    fn condemned_totals(&self) -> Result<CondemnedTotals, CatalogError>;
 
     /// Takes all copies on `node` off the record, and what is condemned there; of the chunks with
-    /// serials above `after` at most about `limit` are looked at. The chunks that lost one, and where
-    /// to go on.
+    /// serials above `after` at most about `limit` are looked at. The chunks that lost one, by serial
+    /// and as they are now, and where to go on.
     fn strip_node(
         &self,
         node: NodeId,
         after: Option<Serial>,
         limit: usize,
-    ) -> Result<(Vec<ChunkRecord>, Option<Serial>), CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<(Vec<ChunkRecord>, Option<Serial>), CatalogError>;
 
     // Names. A refusal that says what is missing or in the way names the first such path from the
     // root down. An answer under a request id is kept for `ANSWERS_KEPT`; an operation that was
@@ -336,7 +330,8 @@ pub trait Catalog: Send + Sync {
     /// Renames a file or a directory with all below it. With `replace`, a file in the way is
     /// replaced (its versions are kept as removed ones); a directory never is. To its own name is a
     /// success that changes nothing.
-    /// Refused: `NotFound`, `Exists`, `NotADirectory`, `IntoItself`, `IsADirectory` for the root.
+    /// Refused: `NotFound`, `Exists`, `NotADirectory`, `IntoItself`, `IsADirectory` for the root,
+    /// `PathTooLong` when a path below would break the limits of paths.
     fn move_entry(
         &self,
         account: AccountId,
@@ -364,20 +359,18 @@ pub trait Catalog: Send + Sync {
     ) -> Result<u64, CatalogError>;
 
     /// Removed files at or below a path, the latest removed first, those before the one with version
-    /// `after`, at most `limit`.
+    /// `after`, at most `limit`. Nothing comes after one that is not among the removed any more.
     fn removed(
         &self,
         account: AccountId,
         path: &RemotePath,
         after: Option<Version>,
         limit: usize,
-    ) -> Result<Vec<RemovedEntry>, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Vec<RemovedEntry>, CatalogError>;
 
     /// Brings a removed file back to the path at which it was removed: `version`, or the one removed
-    /// last, as it was, with the directories above it. Refused: `NotFound` when it is not among the
-    /// removed, `Exists`, `NotADirectory`.
+    /// last, as it was and with its earlier versions, and the directories above it. Refused:
+    /// `NotFound` when it is not among the removed, `NotADirectory`, `Exists`.
     fn undelete(
         &self,
         account: AccountId,
@@ -385,13 +378,13 @@ pub trait Catalog: Send + Sync {
         now: WallTime,
         path: &RemotePath,
         version: Option<Version>,
-    ) -> Result<Version, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Version, CatalogError>;
 
     /// Sets how many copies the current version of a file, or of all files below a directory, is to
-    /// have, about `limit` places of chunks at a time, from the file `after` on. A chunk to which
-    /// nothing else refers gets just so many wanted; one that others share never less than it had.
+    /// have, about `limit` places of chunks at a time but whole files, from the file after `after`
+    /// on, in the order of paths (from the first when `after` is not there any more). A chunk to
+    /// which nothing else refers gets just so many wanted; one that others share never less than it
+    /// had.
     /// Refused: `NotFound`, `NotADirectory`.
     fn set_copies(
         &self,
@@ -402,15 +395,11 @@ pub trait Catalog: Send + Sync {
         copies: u8,
         after: Option<u64>,
         limit: usize,
-    ) -> Result<CopiesSet, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<CopiesSet, CatalogError>;
 
     /// Every file that can be seen, of all accounts, in the order of their positions, those after
     /// `after`, at most `limit`. It may miss what changes meanwhile.
-    fn seen_files(&self, after: Option<u64>, limit: usize) -> Result<Vec<SeenFile>, CatalogError> {
-        unimplemented!()
-    }
+    fn seen_files(&self, after: Option<u64>, limit: usize) -> Result<Vec<SeenFile>, CatalogError>;
 
     /// The serials of a version's chunks from index `from` on, at most `limit`, whoever's it is;
     /// empty when it is gone.
@@ -419,9 +408,7 @@ pub trait Catalog: Send + Sync {
         version: Version,
         from: u64,
         limit: usize,
-    ) -> Result<Vec<Serial>, CatalogError> {
-        unimplemented!()
-    }
+    ) -> Result<Vec<Serial>, CatalogError>;
 
     /// What stands at a path. Refused: `NotFound`, `NotADirectory` (for a component above it).
     fn look_up(&self, account: AccountId, path: &RemotePath) -> Result<Entry, CatalogError>;

@@ -60,7 +60,7 @@ pub enum Standing {
     Member,
     /// Its copies are to be moved off; it gets no new ones.
     Draining,
-    /// Struck off: it has no copies and cannot come back.
+    /// Struck off: no copy counts on it, and it cannot come back.
     Left,
 }
 
@@ -153,7 +153,8 @@ pub struct Collected {
     /// Chunks and copies that were condemned.
     pub chunks: u64,
     pub copies: u64,
-    /// Where to go on; `None` when there is nothing more to do now.
+    /// Where to go on; `None` when there is nothing more to do now. For expiry only whether it is
+    /// `Some` means something.
     pub next: Option<Serial>,
 }
 
@@ -191,7 +192,8 @@ pub struct CopiesSet {
     pub chunks: u64,
     /// Chunks that keep more, since others refer to them, too.
     pub kept: u64,
-    /// Chunks whose number has changed: they are to be judged anew.
+    /// Chunks whose number has changed: they are to be judged anew. The first `MAX_PART_CHUNKS` of
+    /// them, by serial.
     pub changed: Vec<Serial>,
     /// Where to go on.
     pub next: Option<u64>,
@@ -305,6 +307,8 @@ pub enum Refusal {
     IsADirectory(String),
     #[error("the directory {0} is not empty")]
     NotEmpty(String),
+    #[error("a path below would be longer or deeper than paths can be after a move to {0}")]
+    PathTooLong(String),
     #[error("{from} cannot be moved into itself, to {to}")]
     IntoItself { from: String, to: String },
     #[error("{path} is not at the version asked for")]

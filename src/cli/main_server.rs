@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
 use super::recovery::RecoveryFlags;
-use super::signals;
+use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
     self, CatalogError, Config, Directory, DirectoryError, JournalKeys, JournalSetup, MainServer,
@@ -78,6 +78,10 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = 10_000, env = "P2PDFS_MAIN_MAX_CONNECTIONS",
           value_parser = clap::value_parser!(u32).range(10..))]
     max_connections: u32,
+
+    /// Address and port at which metrics for Prometheus can be got, at /metrics
+    #[arg(long, value_name = "ADDRESS", env = "P2PDFS_MAIN_METRICS")]
+    metrics: Option<SocketAddr>,
 
     #[command(flatten)]
     recovery: RecoveryFlags,
@@ -158,6 +162,10 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let server = MainServer::start_with_journal(config(flags), journal, listener, Clock::system());
     let mut server = server
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
+    let metrics = flags
+        .metrics
+        .map(|at| metrics_endpoint::start(at, flags.insecure_plaintext, server.metrics()))
+        .transpose()?;
     announce(address);
     let failures = server.failures();
     let why = select! {
@@ -165,6 +173,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
         recv(failures) -> why => why.ok(),
         recv(catalog_failures) -> why => why.ok(),
     };
+    drop(metrics);
     server.stop();
     match why {
         None => Ok(Exit::Done),

@@ -14,6 +14,7 @@ use crate::causes::with_causes;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::limits;
 use crate::cli::logging::{self, Verbosity};
+use crate::cli::metrics_endpoint;
 use crate::cli::signals;
 use crate::ids::{Address, Secret};
 use crate::segments::check::{self, CheckError, CheckReport};
@@ -95,6 +96,9 @@ struct Run {
         value_parser = clap::value_parser!(u32).range(10..)
     )]
     max_connections: u32,
+    /// Address and port at which metrics for Prometheus can be got, at /metrics
+    #[arg(long, value_name = "ADDR:PORT", env = "P2PDFS_NODE_METRICS")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
     limits::raise_open_files();
+    let (metrics_at, insecure_plaintext) = (flags.metrics, flags.insecure_plaintext);
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
@@ -123,6 +128,9 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
     if let Some(error) = node.unreachable() {
         log::warn!("no main server yet, tried again and again error={}", with_causes(error));
     }
+    let metrics = metrics_at
+        .map(|at| metrics_endpoint::start(at, insecure_plaintext, node.metrics()))
+        .transpose()?;
     say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
     let outcome = select! {
         recv(stop_requests) -> _ => Ok(Exit::Done),
@@ -131,6 +139,7 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
             Err(_) => Ok(Exit::Failed),
         },
     };
+    drop(metrics);
     node.stop();
     outcome
 }

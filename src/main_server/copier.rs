@@ -170,10 +170,11 @@ impl Main {
             Verdict::UnderWay => {
                 self.copier.lock().queue.later(task, now + PATIENCE);
             }
-            Verdict::Copy { .. } if task.not_before > now => {
+            Verdict::Copy { .. } | Verdict::Spread { .. } if task.not_before > now => {
                 self.copier.lock().queue.later(task, task.not_before);
             }
             Verdict::Copy { from, to } => self.order_copy(task, record, from, &to),
+            Verdict::Spread { from, to } => self.order_copy(task, record, from, &[to]),
             Verdict::SourcesBusy => {
                 self.copier.lock().queue.block(task, &holders.counts, now);
             }

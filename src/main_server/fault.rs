@@ -53,6 +53,7 @@ impl From<Refusal> for Fault {
             Refusal::NotEmpty(_) => FaultCode::NotEmpty,
             Refusal::Conflict { .. } => FaultCode::Conflict,
             Refusal::NotStored { .. } => FaultCode::NotStored,
+            Refusal::PathTooLong(_) => FaultCode::BadName,
             Refusal::IntoItself { .. }
             | Refusal::LengthDiffers { .. }
             | Refusal::BadManifest(_)

@@ -17,6 +17,7 @@ mod join;
 mod journal;
 mod keys;
 mod leaving;
+mod metrics;
 mod names;
 mod node;
 mod nodes;
@@ -49,6 +50,7 @@ pub use recover::{RecoverError, Recovered, Recovery, read_key, recover, write_ke
 use crate::catalog::Catalog;
 use crate::clock::Clock;
 use crate::ids::{ClusterId, Incarnation, Secret};
+use crate::metrics::Page;
 use crate::policy::placement::{Placement, Placer};
 use crate::server::{Limits, Server};
 use copier::Copier;
@@ -114,6 +116,7 @@ struct Main {
     orders: AtomicU64,
     seed: AtomicU64,
     turn: AtomicU64,
+    requests: metrics::Requests,
 }
 
 impl MainServer {
@@ -164,6 +167,13 @@ impl MainServer {
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// What fills in a page of metrics. It holds on to the catalog: drop it before the catalog is to
+    /// be closed.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (main, server) = (self.main.clone(), self.server.watch());
+        move |page| metrics::fill(&main, server.open_connections(), page)
     }
 
     /// Gets the reason when the catalog has failed and the main server must be stopped.
@@ -220,6 +230,7 @@ impl Main {
             orders,
             seed: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
+            requests: metrics::Requests::default(),
         })
     }
 

@@ -267,6 +267,7 @@ impl Session<'_> {
         name: &str,
         result: Result<T, Fault>,
     ) -> bool {
+        self.main.requests.count(name, result.as_ref().err().map(|fault| fault.code));
         if log::log_enabled!(log::Level::Debug) {
             let (peer, ms) = (self.connection.peer(), self.since.elapsed().as_millis());
             match &result {

@@ -1,14 +1,14 @@
 //! The way of a chunk into a segment: its serial is claimed and its place reserved under the lock,
 //! its bytes are written outside of it.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use crate::ids::{ChunkId, MAX_CHUNK_BYTES, Serial};
+use crate::ids::{MAX_CHUNK_BYTES, Serial};
 
 use super::error::StoreError;
-use super::format::{Body, FIRST_RECORD_AT, Reason, Record, record_bytes};
-use super::index::{Listed, fingerprint};
+use super::format::{Body, FIRST_RECORD_AT, Record, record_bytes};
+use super::index::{Entry, Listed, fingerprint};
+use super::remains;
 use super::segment::{Segment, no_room_or};
 use super::store::{Claim, Failure, NewChunk, OpenSegment, State, Store, Ticket, Written, lock};
 
@@ -26,6 +26,7 @@ impl Store {
         let mut rest: Vec<&NewChunk<'_>> = chunks.iter().collect();
         while !rest.is_empty() {
             let mut sorted = self.sort_out(&rest)?;
+            self.meter.admit(sorted.claimed.bytes())?;
             ticket = ticket.max(self.write_claimed(&mut sorted.claimed)?);
             rest.clear();
             for chunk in sorted.held {
@@ -44,62 +45,12 @@ impl Store {
         Ok(ticket)
     }
 
-    /// Takes a chunk out: at once for readers, for good once `wait_durable` returned for the ticket.
-    /// Needs no free space but the reserve. `NotFound` if it is not there, or was just taken out.
-    pub fn remove(&self, serial: Serial, id: &ChunkId) -> Result<Ticket, StoreError> {
-        self.bury(serial, id, Reason::Removed)
-    }
-
-    /// Takes out a chunk whose reading said `Corrupt`, so that it is never tried again. Reads it once
-    /// more: `Ok(None)` if it is whole, as when another thread was faster and it was stored anew.
-    pub fn drop_damaged(&self, serial: Serial, id: &ChunkId) -> Result<Option<Ticket>, StoreError> {
-        match self.verify(serial, id) {
-            Ok(()) => return Ok(None),
-            Err(StoreError::Corrupt { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        self.bury(serial, id, Reason::Damaged).map(Some)
-    }
-
-    fn bury(&self, serial: Serial, id: &ChunkId, reason: Reason) -> Result<Ticket, StoreError> {
-        let (entry, account) = self.entry_and_account(serial, id)?;
-        let hides = entry.place();
-        let body = Body::Tombstone { reason, hides };
-        let record = Record { serial, id: *id, account, body };
-        let (extent, taken) = {
-            let room = self.room_for(record_bytes(0));
-            // In one step with the tombstone's place: a chunk stored anew under this serial stands
-            // after it, so that the tombstone can never be taken for that one's. A damaged chunk
-            // must go from the index even if nothing can be written any more.
-            let taken = match (&room, reason) {
-                (Err(_), Reason::Removed) => None,
-                (Ok(_), _) | (Err(_), Reason::Damaged) => self.index_mut().remove(serial, hides),
-            };
-            if taken.is_some() && reason == Reason::Damaged {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-            let mut state = room?;
-            let Some(taken) = taken else { return Err(StoreError::NotFound(*id)) };
-            state.used += record_bytes(0);
-            (self.take_extent(&mut state, [0]), taken)
-        };
-        let written = extent.write(&[(record, &[])]);
-        if written.is_err() && reason == Reason::Removed {
-            let _state = lock(&self.state);
-            let mut index = self.index_mut();
-            if index.get(serial).is_none() {
-                index.insert(serial, taken);
-            }
-        }
-        written
-    }
-
     /// Sorts chunks by what is to be done, and claims those that are new.
     pub(super) fn sort_out<'a, 'b>(
         &'a self,
         chunks: &[&'a NewChunk<'b>],
     ) -> Result<Sorted<'a, 'b>, StoreError> {
-        let claimed = Claimed { store: self, chunks: Vec::new() };
+        let claimed = Claimed::new(self);
         let mut sorted = Sorted { claimed, held: Vec::new(), elsewhere: Vec::new() };
         // After an error, dropping `sorted` gives the claims back: the lock must be free by then.
         let outcome = {
@@ -121,7 +72,7 @@ impl Store {
             |chunk: &NewChunk<'_>| StoreError::SerialTaken { serial: chunk.serial, id: chunk.id };
         for chunk in chunks {
             if let Some(claim) = state.claims.get(&chunk.serial.0) {
-                if claim.id != chunk.id {
+                if matches!(claim, Claim::Storing { id, .. } if *id != chunk.id) {
                     return Err(taken(chunk));
                 }
                 sorted.elsewhere.push(chunk);
@@ -133,26 +84,24 @@ impl Store {
                 }
                 sorted.held.push(chunk);
             } else {
-                state.claims.insert(chunk.serial.0, Claim { id: chunk.id, round: None });
-                state.used += chunk_record_bytes(chunk);
-                sorted.claimed.chunks.push(chunk);
+                sorted.claimed.claim(state, chunk);
             }
         }
-        let needed = sorted.claimed.bytes();
+        self.check_offered(state, sorted.claimed.bytes())
+    }
+
+    /// `NoSpace` if the space offered does not reach for the `needed` bytes, which count already.
+    pub(super) fn check_offered(&self, state: &State, needed: u64) -> Result<(), StoreError> {
         let free = self.options.offered_bytes.saturating_sub(state.used - needed);
-        if needed > free {
-            return Err(StoreError::NoSpace { needed, free });
-        }
-        Ok(())
+        if needed > free { Err(StoreError::NoSpace { needed, free }) } else { Ok(()) }
     }
 
     /// Writes all that was claimed, in as many segments as it takes.
-    fn write_claimed(&self, claimed: &mut Claimed<'_, '_>) -> Result<Ticket, StoreError> {
+    pub(super) fn write_claimed(
+        &self,
+        claimed: &mut Claimed<'_, '_>,
+    ) -> Result<Ticket, StoreError> {
         let mut ticket = Ticket(0);
-        if claimed.chunks.is_empty() {
-            return Ok(ticket);
-        }
-        self.meter.admit(claimed.bytes())?;
         while let Some(first) = claimed.chunks.first() {
             let records: Vec<(Record, &[u8])> =
                 claimed.chunks.iter().map(|c| to_record(c)).collect();
@@ -193,11 +142,38 @@ impl Store {
         loop {
             match state.claims.get(&serial.0) {
                 None => return None,
-                Some(Claim { round: Some(round), .. }) => return Some(Ticket(*round)),
-                Some(Claim { round: None, .. }) => {
-                    state.claim_waiters += 1;
-                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                    state.claim_waiters -= 1;
+                Some(Claim::Storing { round: Some(round), .. }) => return Some(Ticket(*round)),
+                Some(Claim::Storing { round: None, .. } | Claim::Burying { .. }) => {
+                    state = self.wait_changed(state);
+                }
+            }
+        }
+    }
+
+    /// Waits for a claim to be decided, or at least for something that others wait for.
+    fn wait_changed<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.claim_waiters += 1;
+        state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.claim_waiters -= 1;
+        state
+    }
+
+    /// The state, once no record of that serial is under way: what is placed from now on stands
+    /// after all records of it.
+    pub(super) fn unclaimed(&self, serial: Serial) -> Result<MutexGuard<'_, State>, StoreError> {
+        let mut state = lock(&self.state);
+        loop {
+            match state.claims.get(&serial.0) {
+                None => return Ok(state),
+                Some(Claim::Storing { round: Some(round), .. }) => {
+                    let ticket = Ticket(*round);
+                    drop(state);
+                    self.wait_durable(ticket)?;
+                    state = lock(&self.state);
+                }
+                Some(Claim::Storing { round: None, .. } | Claim::Burying { .. }) => {
+                    state.check()?;
+                    state = self.wait_changed(state);
                 }
             }
         }
@@ -205,7 +181,7 @@ impl Store {
 
     /// The state, with room in the active segment for a record of that size. One thread makes the
     /// next segment when there is none; the others wait for it.
-    fn room_for(&self, bytes: u64) -> Result<MutexGuard<'_, State>, StoreError> {
+    pub(super) fn room_for(&self, bytes: u64) -> Result<MutexGuard<'_, State>, StoreError> {
         let mut state = lock(&self.state);
         loop {
             state.check()?;
@@ -243,7 +219,11 @@ impl Store {
 
     /// Gives records with data of these lengths, as many as fit, a place in the active segment,
     /// where the first one must fit.
-    fn take_extent(&self, state: &mut State, lengths: impl IntoIterator<Item = u32>) -> Extent<'_> {
+    pub(super) fn take_extent(
+        &self,
+        state: &mut State,
+        lengths: impl IntoIterator<Item = u32>,
+    ) -> Extent<'_> {
         let limit = self.options.segment_limit();
         let active = state.active();
         let offset = active.end;
@@ -290,8 +270,19 @@ pub(super) struct Claimed<'a, 'b> {
     chunks: Vec<&'a NewChunk<'b>>,
 }
 
-impl Claimed<'_, '_> {
-    fn bytes(&self) -> u64 {
+impl<'a, 'b> Claimed<'a, 'b> {
+    pub fn new(store: &'a Store) -> Claimed<'a, 'b> {
+        Claimed { store, chunks: Vec::new() }
+    }
+
+    /// Claims a serial that is free.
+    pub fn claim(&mut self, state: &mut State, chunk: &'a NewChunk<'b>) {
+        state.claims.insert(chunk.serial.0, Claim::Storing { id: chunk.id, round: None });
+        state.used += chunk_record_bytes(chunk);
+        self.chunks.push(chunk);
+    }
+
+    pub fn bytes(&self) -> u64 {
         self.chunks.iter().map(|chunk| chunk_record_bytes(chunk)).sum()
     }
 }
@@ -312,7 +303,7 @@ impl Drop for Claimed<'_, '_> {
 
 /// A place in a segment for some records, until they are written there. Dropping it without that
 /// leaves a gap in the file.
-struct Extent<'a> {
+pub(super) struct Extent<'a> {
     store: &'a Store,
     segment: Arc<Segment>,
     offset: u64,
@@ -322,8 +313,9 @@ struct Extent<'a> {
 
 impl Extent<'_> {
     /// Writes the `count` records that the place is for, and puts them into the current round.
-    fn write(mut self, records: &[(Record, &[u8])]) -> Result<Ticket, StoreError> {
+    pub fn write(mut self, records: &[(Record, &[u8])]) -> Result<Ticket, StoreError> {
         if let Err(error) = self.segment.write(self.offset, records) {
+            self.doubt(records);
             return Err(match no_room_or("write", &self.segment.path, error) {
                 StoreError::NoSpace { .. } => {
                     let needed = records.iter().map(|(r, _)| record_bytes(r.body.length())).sum();
@@ -341,19 +333,47 @@ impl Extent<'_> {
             let listed =
                 Listed { serial: *serial, offset, fingerprint: fingerprint(id), body: *body };
             state.written.push(Written { segment: self.segment.number, listed });
-            if let (Body::Chunk { .. }, Some(claim)) = (body, state.claims.get_mut(&serial.0)) {
-                claim.round = Some(round);
+            match (body, state.claims.get_mut(&serial.0)) {
+                (Body::Chunk { .. }, Some(Claim::Storing { round: decided, .. })) => {
+                    *decided = Some(round);
+                }
+                // Whatever comes next for this serial is placed, and counted, after it.
+                (Body::Tombstone { .. } | Body::Trashed { .. }, _) => {
+                    state.claims.remove(&serial.0);
+                }
+                (Body::Chunk { .. }, _) => {}
             }
             at += record_bytes(body.length());
         }
         let open = state.open_segment(self.segment.number);
         open.unsynced += records.len();
+        open.filled += at - self.offset;
         open.in_flight -= 1;
         self.ended = true;
         if state.claim_waiters > 0 {
             self.store.changed.notify_all();
         }
         Ok(Ticket(round))
+    }
+
+    /// After a failed write nobody knows which of its records stand whole, and a later start may find
+    /// them: so they are known as dead, that no tombstone goes while they stand, and the segment gets
+    /// no hint, which would hide them from that start.
+    fn doubt(&self, records: &[(Record, &[u8])]) {
+        let mut state = lock(&self.store.state);
+        state.open_segment(self.segment.number).is_doubtful = true;
+        let mut index = self.store.index_mut();
+        let mut at = self.offset;
+        for (Record { serial, id, body, .. }, _) in records {
+            let length = body.length();
+            if matches!(body, Body::Chunk { .. } | Body::Trashed { .. }) {
+                let offset = u32::try_from(at).expect("segments are shorter than 4 GiB");
+                let (segment, fingerprint) = (self.segment.number, fingerprint(id));
+                let entry = Entry { segment, offset, length, fingerprint };
+                index.remains.add(*serial, entry, remains::State::Dead, 0);
+            }
+            at += record_bytes(length);
+        }
     }
 }
 
@@ -369,6 +389,16 @@ impl OpenSegment {
     /// A segment whose records so far are all durable.
     pub fn new(segment: Arc<Segment>, end: u64, listed: Vec<Listed>) -> OpenSegment {
         let records = listed.len();
-        OpenSegment { segment, end, records, in_flight: 0, unsynced: 0, listed }
+        OpenSegment {
+            segment,
+            end,
+            filled: end,
+            records,
+            in_flight: 0,
+            unsynced: 0,
+            listed,
+            is_doubtful: false,
+            is_spoiled: false,
+        }
     }
 }

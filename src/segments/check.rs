@@ -47,6 +47,11 @@ pub struct CheckReport {
     /// The chunks that are whole, by serial: their blocks match their checksums, and their bytes
     /// their id.
     pub chunks: Vec<LiveChunk>,
+    /// The chunks that were removed and can be restored, by serial.
+    pub trash: Vec<LiveChunk>,
+    /// Whole records that are neither: purged, damaged once and said so, or superseded by a later
+    /// record of their serial, as an interrupted compaction leaves them.
+    pub dead: Dead,
     /// What was taken out.
     pub tombstones: Vec<Tombstone>,
     /// What is not as it should be, or only unusual.
@@ -86,6 +91,20 @@ pub struct LiveChunk {
     pub length: u32,
     pub segment: u32,
     pub offset: u64,
+}
+
+/// Records that compaction may take away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Dead {
+    pub records: u64,
+    pub bytes: u64,
+}
+
+impl Dead {
+    fn count(&mut self, size: Option<u64>) {
+        self.records += u64::from(size.is_some());
+        self.bytes += size.unwrap_or(0);
+    }
 }
 
 /// The record of a chunk's end.
@@ -168,10 +187,12 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
         segments: Vec::new(),
         missing: Vec::new(),
         chunks: Vec::new(),
+        trash: Vec::new(),
+        dead: Dead::default(),
         tombstones: Vec::new(),
         findings: Vec::new(),
     };
-    let mut live = BTreeMap::new();
+    let mut standing = BTreeMap::new();
     let mut expected = 1;
     for number in list_segments(&segments)? {
         if number != expected {
@@ -183,20 +204,23 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
         let file = File::open(&path).map_err(failed)?;
         let content = check_segment::read(&file, number).map_err(failed)?;
         let hint = check_segment::judge_hint(&segments, number, &content);
-        take_in(&mut report, &mut live, number, content, hint);
+        take_in(&mut report, &mut standing, number, content, hint);
     }
     if expected == 1 {
         // A store has its first segment before it has its marker.
         report.missing.push(1..=1);
     }
-    report.chunks = live.into_values().collect();
+    for Standing { last, is_trash } in standing.into_values() {
+        let list = if is_trash { &mut report.trash } else { &mut report.chunks };
+        list.extend(last.map(|(chunk, _)| chunk));
+    }
     Ok(report)
 }
 
 /// Applies a segment's records, after those of all segments before it.
 fn take_in(
     report: &mut CheckReport,
-    live: &mut BTreeMap<Serial, LiveChunk>,
+    standing: &mut BTreeMap<Serial, Standing>,
     number: u32,
     content: Content,
     hint: HintState,
@@ -206,18 +230,42 @@ fn take_in(
     report.findings.extend(content.findings);
     for record in content.records {
         let (serial, id, offset) = (record.serial, record.id, record.offset);
-        if record.kind == 1 {
-            let (account, length) = (record.account, record.length);
-            let chunk = LiveChunk { serial, id, account, length, segment: number, offset };
-            live.insert(serial, chunk);
-            continue;
+        let (account, length) = (record.account, record.length);
+        let chunk = LiveChunk { serial, id, account, length, segment: number, offset };
+        let size = u64::from(record.size);
+        let of_serial = standing.entry(serial).or_default();
+        match record.kind {
+            1 | 5 => {
+                report.dead.count(of_serial.replace(chunk, size, record.kind == 5));
+            }
+            kind => {
+                report.dead.count(of_serial.bury(kind == 2));
+                let was_damaged = kind == 3;
+                let tombstone = Tombstone { serial, id, was_damaged, segment: number, offset };
+                report.tombstones.push(tombstone);
+            }
         }
-        let hidden = (record.hidden_segment, u64::from(record.hidden_offset));
-        if live.get(&serial).is_some_and(|chunk| (chunk.segment, chunk.offset) == hidden) {
-            live.remove(&serial);
-        }
-        let was_damaged = record.kind == 3;
-        report.tombstones.push(Tombstone { serial, id, was_damaged, segment: number, offset });
+    }
+}
+
+/// What stands of one serial that is not dead.
+#[derive(Default)]
+struct Standing {
+    last: Option<(LiveChunk, u64)>,
+    is_trash: bool,
+}
+
+impl Standing {
+    /// A later record of it; says the size of the one that is dead now.
+    fn replace(&mut self, chunk: LiveChunk, size: u64, is_trash: bool) -> Option<u64> {
+        self.is_trash = is_trash;
+        self.last.replace((chunk, size)).map(|(_, size)| size)
+    }
+
+    /// A tombstone of it, after which it can be restored, or cannot; says the size of what is dead.
+    fn bury(&mut self, is_restorable: bool) -> Option<u64> {
+        self.is_trash = is_restorable;
+        self.last.take_if(|_| !is_restorable).map(|(_, size)| size)
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Record {
     pub id: ChunkId,
     pub account: AccountId,
     pub length: u32,
+    /// The bytes of the whole record.
+    pub size: u32,
     pub hidden_segment: u32,
     pub hidden_offset: u32,
 }
@@ -144,7 +146,7 @@ impl Reader<'_> {
             };
             return (end, Err(bad(kind)));
         }
-        if record.kind == 1 && ChunkId::of(record.id.algorithm(), &data) != record.id {
+        if matches!(record.kind, 1 | 5) && ChunkId::of(record.id.algorithm(), &data) != record.id {
             return (end, Err(bad(FindingKind::WrongHash)));
         }
         (end, Ok(record))
@@ -157,8 +159,8 @@ impl Reader<'_> {
         let (kind, length) = (header[4], number(8));
         let blocks = usize::from(header[6]) << 8 | usize::from(header[7]);
         let lengths_agree = match kind {
-            1 => length <= MAX_CHUNK_BYTES && (length as usize).div_ceil(BLOCK_BYTES) == blocks,
-            2 | 3 => length == 0 && blocks == 0,
+            1 | 5 => length <= MAX_CHUNK_BYTES && (length as usize).div_ceil(BLOCK_BYTES) == blocks,
+            2..=4 => length == 0 && blocks == 0,
             _ => false,
         };
         if !header.starts_with(&RECORD_MAGIC) || !lengths_agree {
@@ -178,6 +180,7 @@ impl Reader<'_> {
             id: ChunkId::from_digest(algorithm, &header[32..32 + algorithm.digest_bytes()])?,
             account: AccountId(number(12)),
             length,
+            size: (RECORD_HEADER_BYTES as u32 + 4 * blocks as u32 + length).next_multiple_of(16),
             hidden_segment: number(24),
             hidden_offset: number(28),
         };

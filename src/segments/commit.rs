@@ -14,9 +14,9 @@ use crate::durable::{self, SyncPoint};
 use super::error::StoreError;
 use super::format::Body;
 use super::hint;
-use super::index::Entry;
+use super::index::{Entry, Listed};
 use super::segment::Segment;
-use super::store::{Failure, OpenSegment, State, Store, Ticket, Written, lock};
+use super::store::{Failure, OpenSegment, SealedSegment, State, Store, Ticket, Written, lock};
 
 impl Store {
     /// Returns once what the ticket stands for is durable and can be read.
@@ -68,6 +68,9 @@ impl Store {
             Ok(()) => {
                 self.publish(&mut state, &written);
                 state.durable = round;
+                if written.iter().any(|w| !matches!(w.listed.body, Body::Chunk { .. })) {
+                    self.compaction.set();
+                }
                 take_sealed(&mut state)
             }
             Err((path, error)) => {
@@ -104,24 +107,28 @@ impl Store {
         durable::sync_file(&segment.file, SyncPoint::SegmentData)
     }
 
-    /// Puts durable chunks into the index. Tombstones did their work when they got their place.
+    /// Puts durable chunks into the index. Tombstones took theirs out when they got their place.
     fn publish(&self, state: &mut State, written: &[Written]) {
         let mut index = self.index_mut();
         for Written { segment, listed } in written {
             let open = state.open_segment(*segment);
             open.unsynced -= 1;
             open.listed.push(*listed);
-            if let Body::Chunk { length } = listed.body {
-                let (offset, fingerprint) = (listed.offset, listed.fingerprint);
-                let entry = Entry { segment: *segment, offset, length, fingerprint };
-                index.insert(listed.serial, entry);
-                state.claims.remove(&listed.serial.0);
+            let Listed { serial, offset, fingerprint, body } = *listed;
+            let entry = Entry { segment: *segment, offset, length: body.length(), fingerprint };
+            match body {
+                Body::Chunk { .. } => {
+                    index.insert(serial, entry);
+                    state.claims.remove(&serial.0);
+                }
+                Body::Trashed { .. } => index.move_trash(serial, entry),
+                Body::Tombstone { reason, .. } => index.cover(serial, *segment, reason),
             }
         }
     }
 
     fn write_hints(&self, sealed: Vec<OpenSegment>) {
-        for mut open in sealed {
+        for mut open in sealed.into_iter().filter(|open| !open.is_doubtful) {
             open.listed.sort_unstable_by_key(|listed| listed.offset);
             let segment = &open.segment;
             let size = segment.file.metadata().map(|data| data.len());
@@ -140,9 +147,13 @@ impl Store {
 /// under way or waiting for its sync.
 fn take_sealed(state: &mut State) -> Vec<OpenSegment> {
     let active = state.open.pop().expect("a store always has a segment to append to");
-    let (sealed, open) = std::mem::take(&mut state.open)
+    let (sealed, open): (Vec<_>, Vec<_>) = std::mem::take(&mut state.open)
         .into_iter()
         .partition(|open| open.in_flight == 0 && open.unsynced == 0);
+    for OpenSegment { segment, filled, is_spoiled, .. } in &sealed {
+        let (size, nonce, is_spoiled) = (*filled, segment.nonce, *is_spoiled);
+        state.sealed.insert(segment.number, SealedSegment { size, nonce, is_spoiled });
+    }
     state.open = open;
     state.open.push(active);
     sealed

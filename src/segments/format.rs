@@ -19,24 +19,29 @@
 //! | offset | bytes | record header |
 //! |-------:|------:|---|
 //! |  0 |  4 | `D5 72 65 63` |
-//! |  4 |  1 | kind: 1 a chunk, 2 a tombstone of a removed chunk, 3 one of a damaged chunk |
+//! |  4 |  1 | kind: 1 a chunk; a tombstone of a chunk that was 2 removed, 3 damaged, 4 removed for good; 5 a chunk kept as trash |
 //! |  5 |  1 | hash function of the id: 1 BLAKE3, 2 SHA-1 |
 //! |  6 |  2 | number of block checksums: the length in blocks, rounded up |
 //! |  8 |  4 | length of the data, at most 16 MiB; 0 in a tombstone |
 //! | 12 |  4 | account |
 //! | 16 |  8 | serial |
-//! | 24 |  4 | tombstone: segment of the record that it hides; chunk: 0 |
-//! | 28 |  4 | tombstone: offset of that record; chunk: 0 |
-//! | 32 | 32 | digest; zeros after the 20 bytes of SHA-1 |
+//! | 24 |  4 | tombstone: segment of the record that it was written for; otherwise 0 |
+//! | 28 |  4 | tombstone: offset of that record; otherwise 0 |
+//! | 32 | 32 | digest; zeros after the 20 bytes of SHA-1, and after the first 4 in the tombstone of a chunk whose header could not be read |
 //! | 64 | 16 | checksum |
 //!
 //! The checksum is the first 16 bytes of BLAKE3, keyed with the segment's nonce, over bytes 0 to 63
 //! of the header, the record's offset in the file (8 bytes), and the block checksums. So nothing
 //! that a client stores can pass for a record, not even a record copied from another place.
 //!
-//! Records count in the order of segment and offset: a chunk takes the place of an earlier one with
-//! its serial, and a tombstone takes away the chunk that stands at the place which it names.
+//! Records count in the order of segment and offset: a chunk takes the place of all earlier ones
+//! with its serial, and a tombstone takes all of them away. Of those that a tombstone of kind 2
+//! took away the last can be restored, for as long as it stands. A record of kind 5 is a chunk and
+//! its tombstone in one, so that no crash can come between the two when trash is moved.
 //! A place that was reserved and never written, or not to its end, is a gap of zeros.
+//!
+//! Numbers of segments are never used again. `segments/compacted.json` lists those that were taken
+//! away on purpose, `{"ranges": [[1, 4], [6, 6]]}`: any other that is missing was lost.
 //!
 //! A hint, `segments/NNNNNNNN.hint`, lists the good records of a segment to which nothing is
 //! appended any more. It is never synced: one that is missing or does not verify is made anew.
@@ -60,7 +65,7 @@
 //! | 12 |  4 | offset of the record |
 //! | 16 |  4 | length of the data |
 //! | 20 |  4 | first 4 bytes of the digest |
-//! | 24 |  4 | tombstone: segment of the record that it hides |
+//! | 24 |  4 | tombstone: segment of the record that it was written for |
 //! | 28 |  4 | tombstone: offset of that record |
 
 use crate::ids::{AccountId, ChunkId, HashAlgorithm, MAX_CHUNK_BYTES, Serial};
@@ -94,17 +99,33 @@ pub const HINT_ENTRY_BYTES: usize = 32;
 pub(super) type Nonce = [u8; 32];
 
 /// Where a record stands: the number of its segment and its offset there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub segment: u32,
     pub offset: u32,
 }
 
+impl Place {
+    /// Before all others.
+    pub const FIRST: Place = Place { segment: 0, offset: 0 };
+    /// After all others.
+    pub const LAST: Place = Place { segment: u32::MAX, offset: u32::MAX };
+}
+
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
-    Chunk { length: u32 },
-    Tombstone { reason: Reason, hides: Place },
+    Chunk {
+        length: u32,
+    },
+    /// A chunk that was removed and can be restored.
+    Trashed {
+        length: u32,
+    },
+    Tombstone {
+        reason: Reason,
+        hides: Place,
+    },
 }
 
 /// Why a chunk was taken away.
@@ -112,6 +133,8 @@ pub(super) enum Body {
 pub(super) enum Reason {
     Removed,
     Damaged,
+    /// Removed, and not to be restored.
+    Purged,
 }
 
 impl Body {
@@ -120,12 +143,14 @@ impl Body {
             Body::Chunk { .. } => 1,
             Body::Tombstone { reason: Reason::Removed, .. } => 2,
             Body::Tombstone { reason: Reason::Damaged, .. } => 3,
+            Body::Tombstone { reason: Reason::Purged, .. } => 4,
+            Body::Trashed { .. } => 5,
         }
     }
 
     pub fn length(self) -> u32 {
         match self {
-            Body::Chunk { length } => length,
+            Body::Chunk { length } | Body::Trashed { length } => length,
             Body::Tombstone { .. } => 0,
         }
     }
@@ -133,7 +158,7 @@ impl Body {
     /// The place in a tombstone's header; zeros for a chunk.
     pub fn hides(self) -> Place {
         match self {
-            Body::Chunk { .. } => Place { segment: 0, offset: 0 },
+            Body::Chunk { .. } | Body::Trashed { .. } => Place { segment: 0, offset: 0 },
             Body::Tombstone { hides, .. } => hides,
         }
     }
@@ -145,6 +170,8 @@ impl Body {
             1 if nowhere && length <= MAX_CHUNK_BYTES => Some(Body::Chunk { length }),
             2 if length == 0 => Some(Body::Tombstone { reason: Reason::Removed, hides }),
             3 if length == 0 => Some(Body::Tombstone { reason: Reason::Damaged, hides }),
+            4 if length == 0 => Some(Body::Tombstone { reason: Reason::Purged, hides }),
+            5 if nowhere && length <= MAX_CHUNK_BYTES => Some(Body::Trashed { length }),
             _ => None,
         }
     }
@@ -157,6 +184,13 @@ pub(super) struct Record {
     pub id: ChunkId,
     pub account: AccountId,
     pub body: Body,
+}
+
+/// What is known of an id of which only the fingerprint is: its first four bytes, and zeros.
+pub(super) fn known_part(fingerprint: u32) -> ChunkId {
+    let mut digest = [0; 32];
+    digest[..4].copy_from_slice(&fingerprint.to_be_bytes());
+    ChunkId::from_digest(HashAlgorithm::Blake3, &digest).expect("as long as a digest of BLAKE3")
 }
 
 /// The number of blocks in `length` bytes.

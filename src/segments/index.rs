@@ -9,7 +9,8 @@ use std::ops::RangeInclusive;
 
 use crate::ids::{ChunkId, Serial};
 
-use super::format::{Body, Place};
+use super::format::{Body, Place, Reason, record_bytes};
+use super::remains::{Remain, Remains, State};
 
 /// One chunk of the inventory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +52,15 @@ pub(super) struct Listed {
     pub body: Body,
 }
 
-/// The chunks that can be read, by serial.
+/// The chunks that can be read, by serial, and what stands on disk beside them.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: BTreeMap<u64, Entry>,
     bytes: u64,
+    /// The bytes of the records of each segment that are in `entries`.
+    live: BTreeMap<u32, u64>,
+    /// The records that are not in `entries` any more.
+    pub remains: Remains,
 }
 
 impl Index {
@@ -63,32 +68,120 @@ impl Index {
         self.entries.get(&serial.0).copied()
     }
 
+    /// Makes this the chunk of that serial. All earlier records of it are dead from now on, and need
+    /// no tombstone as long as this one lives.
     pub fn insert(&mut self, serial: Serial, entry: Entry) {
-        self.bytes += u64::from(entry.length);
+        self.remains.take(serial, entry.place());
         if let Some(before) = self.entries.insert(serial.0, entry) {
-            self.bytes -= u64::from(before.length);
+            self.uncount(&before);
+            if before.place() != entry.place() {
+                self.remains.add(serial, before, State::Dead, 0);
+            }
+        }
+        self.bytes += u64::from(entry.length);
+        *self.live.entry(entry.segment).or_default() += record_bytes(entry.length);
+        self.remains.change(serial, |remain| {
+            remain.state = State::Dead;
+            remain.tombstone = 0;
+        });
+    }
+
+    /// Takes the chunk out if it stands at `place`; its record stays, as `state`, and `cover` is yet
+    /// to be called for it.
+    pub fn remove(&mut self, serial: Serial, place: Place, state: State) -> Option<Entry> {
+        let entry = self.get(serial).filter(|entry| entry.place() == place)?;
+        self.entries.remove(&serial.0);
+        self.uncount(&entry);
+        self.remains.add(serial, entry, state, 0);
+        Some(entry)
+    }
+
+    /// Puts a chunk back whose tombstone could not be written.
+    pub fn put_back(&mut self, serial: Serial, entry: Entry) {
+        self.insert(serial, entry);
+    }
+
+    /// Makes the trash that stands at `place` dead.
+    pub fn kill(&mut self, serial: Serial, place: Place) {
+        if let Some(remain) = self.remains.take(serial, place) {
+            self.remains.set(serial, place, Remain { state: State::Dead, ..remain });
         }
     }
 
-    /// Takes the chunk out if it stands at `place`.
-    pub fn remove(&mut self, serial: Serial, place: Place) -> Option<Entry> {
-        let entry = self.get(serial).filter(|entry| entry.place() == place)?;
-        self.entries.remove(&serial.0);
-        self.bytes -= u64::from(entry.length);
-        Some(entry)
+    /// A tombstone of the serial stands in `segment`, after all records of it. One that is not of a
+    /// removed chunk leaves no trash.
+    pub fn cover(&mut self, serial: Serial, segment: u32, reason: Reason) {
+        self.remains.change(serial, |remain| {
+            remain.tombstone = segment;
+            if reason != Reason::Removed {
+                remain.state = State::Dead;
+            }
+        });
+    }
+
+    /// The trash of the serial stands at the place of `entry` now, in a record that is its own
+    /// tombstone. It stays as old as it was, and dead if it died meanwhile.
+    pub fn move_trash(&mut self, serial: Serial, entry: Entry) {
+        let before = self.remains.of(serial).find(|(_, remain)| remain.state != State::Dead);
+        let before = before.map(|(_, remain)| *remain);
+        self.remains.change(serial, |remain| {
+            remain.state = State::Dead;
+            remain.tombstone = entry.segment;
+        });
+        self.remains.add(serial, entry, State::Dead, entry.segment);
+        if let Some(before) = before {
+            let moved = Remain { tombstone: entry.segment, ..before };
+            self.remains.set(serial, entry.place(), moved);
+        }
     }
 
     /// Does what a record says, when records are replayed in the order of their places.
     pub fn replay(&mut self, segment: u32, listed: &Listed) {
-        match listed.body {
-            Body::Chunk { length } => {
-                let Listed { offset, fingerprint, .. } = *listed;
-                self.insert(listed.serial, Entry { segment, offset, length, fingerprint });
+        let Listed { serial, offset, fingerprint, body } = *listed;
+        let entry = Entry { segment, offset, length: body.length(), fingerprint };
+        match body {
+            Body::Chunk { .. } => self.insert(serial, entry),
+            Body::Trashed { .. } => {
+                self.insert(serial, entry);
+                self.remove(serial, entry.place(), State::Held);
+                self.cover(serial, segment, Reason::Removed);
             }
-            Body::Tombstone { hides, .. } => {
-                self.remove(listed.serial, hides);
+            Body::Tombstone { reason, .. } => {
+                if let Some(entry) = self.get(serial) {
+                    self.remove(serial, entry.place(), State::Held);
+                }
+                self.cover(serial, segment, reason);
             }
         }
+    }
+
+    fn uncount(&mut self, entry: &Entry) {
+        self.bytes -= u64::from(entry.length);
+        if let Some(live) = self.live.get_mut(&entry.segment) {
+            *live -= record_bytes(entry.length);
+        }
+    }
+
+    /// Forgets a segment that is gone, in which no chunk lives.
+    pub fn forget(&mut self, segment: u32) {
+        self.live.remove(&segment);
+        self.remains.forget(segment);
+    }
+
+    /// The bytes of the live records of a segment.
+    pub fn live_bytes(&self, segment: u32) -> u64 {
+        self.live.get(&segment).copied().unwrap_or(0)
+    }
+
+    /// The bytes of all live records.
+    pub fn record_bytes(&self) -> u64 {
+        self.live.values().sum()
+    }
+
+    /// At most `limit` chunks from serial `from` on: a page of all of them.
+    pub fn page(&self, from: u64, limit: usize) -> impl Iterator<Item = (Serial, Entry)> {
+        let page = self.entries.range(from..).take(limit);
+        page.map(|(serial, entry)| (Serial(*serial), *entry))
     }
 
     /// The number of chunks.
@@ -130,30 +223,37 @@ mod tests {
     }
 
     #[test]
-    fn a_tombstone_takes_away_only_the_record_at_the_place_that_it_names() {
+    fn a_tombstone_takes_away_all_earlier_records_of_its_serial_and_no_later_one() {
         let mut index = Index::default();
-        let chunk = |offset| Listed {
-            serial: Serial(7),
-            offset,
-            fingerprint: 1,
-            body: Body::Chunk { length: 10 },
-        };
-        let tombstone = |offset| Listed {
-            serial: Serial(7),
-            offset: 9000,
-            fingerprint: 1,
-            body: Body::Tombstone {
-                reason: super::super::format::Reason::Damaged,
-                hides: Place { segment: 1, offset },
-            },
-        };
-        index.replay(1, &chunk(8192));
-        index.replay(1, &tombstone(8400));
-        assert_eq!((index.len(), index.bytes()), (1, 10));
-        index.replay(1, &chunk(8800));
-        index.replay(1, &tombstone(8192));
-        assert_eq!((index.len(), index.bytes()), (1, 10));
-        index.replay(1, &tombstone(8800));
-        assert_eq!((index.len(), index.bytes()), (0, 0));
+        let listed =
+            |serial, offset, body| Listed { serial: Serial(serial), offset, fingerprint: 1, body };
+        let chunk = Body::Chunk { length: 10 };
+        let hides = Place { segment: 1, offset: 8400 };
+        let tombstone = Body::Tombstone { reason: Reason::Removed, hides };
+        index.replay(1, &listed(7, 8192, chunk));
+        index.replay(1, &listed(7, 8400, chunk));
+        index.replay(1, &listed(8, 8600, tombstone));
+        assert_eq!((index.len(), index.bytes(), index.live_bytes(1)), (1, 10, 96));
+        index.replay(2, &listed(7, 8192, tombstone));
+        assert_eq!((index.len(), index.bytes(), index.live_bytes(1)), (0, 0, 0));
+        let trash = index.remains.trash_of(Serial(7)).unwrap();
+        assert_eq!((trash.place(), index.remains.left(2).tombstones), (hides, 2));
+        index.replay(3, &listed(7, 8192, chunk));
+        assert_eq!((index.len(), index.remains.trash_of(Serial(7))), (1, None));
+        assert_eq!(index.remains.left(2).tombstones, 0);
+    }
+
+    #[test]
+    fn trash_that_was_moved_stays_trash_and_needs_no_other_tombstone() {
+        let mut index = Index::default();
+        let listed = |offset, body| Listed { serial: Serial(7), offset, fingerprint: 1, body };
+        let hides = Place { segment: 1, offset: 8192 };
+        index.replay(1, &listed(8192, Body::Chunk { length: 10 }));
+        index.replay(2, &listed(8192, Body::Tombstone { reason: Reason::Removed, hides }));
+        index.replay(3, &listed(8192, Body::Trashed { length: 10 }));
+        assert_eq!((index.len(), index.remains.left(2).tombstones), (0, 0));
+        assert_eq!(index.remains.trash_of(Serial(7)).map(|entry| entry.segment), Some(3));
+        index.forget(1);
+        assert_eq!((index.remains.left(3).tombstones, index.remains.left(3).held), (0, 96));
     }
 }

@@ -1,5 +1,6 @@
 //! Making a store and starting it: lock, marker, hints, the scan of what has no hint.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::num::NonZeroU32;
 use std::path::Path;
@@ -21,7 +22,7 @@ use super::report::{CutTail, Damage, OpenReport};
 use super::scan::{self, Scan};
 use super::segment::{Segment, path_of, read_headers};
 use super::space::Meter;
-use super::store::{OpenSegment, State, Store, StoreId, StoreOptions};
+use super::store::{OpenSegment, SealedSegment, Signal, State, Store, StoreId, StoreOptions};
 
 /// The marker's name: whose store a directory is. It is written last, so a directory that has one
 /// has all the rest.
@@ -96,14 +97,19 @@ impl Store {
         let mut opening = Opening::new(&segments, OpenReport::new(id, created));
         opening.load_all()?;
         let active = opening.active()?;
-        let Opening { index, report, used, .. } = opening;
+        let Opening { index, report, used, sealed, .. } = opening;
         let store = Store {
             id,
+            opened: options.clock.now(),
+            compacting: Mutex::new(()),
+            compaction: Signal::default(),
+            #[cfg(test)]
+            on_step: Mutex::new(None),
             meter: Meter::new(&segments, &options)?,
             options,
             files: Files::new(&segments),
             directory: segments,
-            state: Mutex::new(State::new(active, used)),
+            state: Mutex::new(State::new(active, sealed, used)),
             changed: Condvar::new(),
             synced: Condvar::new(),
             index: RwLock::new(index),
@@ -118,9 +124,13 @@ impl Store {
 }
 
 impl State {
-    fn new(active: OpenSegment, used: u64) -> State {
+    fn new(active: OpenSegment, sealed: BTreeMap<u32, SealedSegment>, used: u64) -> State {
         State {
             open: vec![active],
+            sealed,
+            compactors: 0,
+            compacted: 0,
+            is_starved: false,
             rolling: false,
             claims: Default::default(),
             claim_waiters: 0,
@@ -234,13 +244,21 @@ struct Opening<'a> {
     report: OpenReport,
     index: Index,
     used: u64,
+    sealed: BTreeMap<u32, SealedSegment>,
     /// The number of the last segment file, and the segment if it can be appended to.
     last: (u32, Option<OpenSegment>),
 }
 
 impl<'a> Opening<'a> {
     fn new(segments: &'a Path, report: OpenReport) -> Opening<'a> {
-        Opening { segments, report, index: Index::default(), used: 0, last: (0, None) }
+        Opening {
+            segments,
+            report,
+            index: Index::default(),
+            used: 0,
+            sealed: BTreeMap::new(),
+            last: (0, None),
+        }
     }
 
     fn load_all(&mut self) -> Result<(), StoreError> {
@@ -314,6 +332,8 @@ impl<'a> Opening<'a> {
 
     fn load_sealed(&mut self, segment: &Segment, size: u64) -> Result<(), StoreError> {
         let hint = hint::read(self.segments, segment.number, &segment.nonce);
+        let sealed = SealedSegment { size, nonce: segment.nonce, is_spoiled: false };
+        self.sealed.insert(segment.number, sealed);
         if let Some(hint) = hint.as_ref().filter(|hint| hint.size == size) {
             self.replay(segment.number, &hint.listed);
             return Ok(());

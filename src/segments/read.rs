@@ -1,7 +1,7 @@
 //! Reading chunks. Nothing leaves here that was not checked: the record's header by its keyed
 //! checksum, and each block of which a byte is wanted by its CRC-32C.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use crate::ids::{AccountId, ChunkId, Serial};
 
 use super::error::StoreError;
-use super::format::{self, BLOCK_BYTES, Body, Nonce, RECORD_HEADER_BYTES, Record};
+use super::format::{self, BLOCK_BYTES, Body, Nonce, RECORD_HEADER_BYTES, Record, known_part};
 use super::index::{Entry, fingerprint};
 use super::segment::{path_of, read_headers};
 use super::store::{Store, lock};
@@ -57,9 +57,15 @@ impl Store {
         offset: u32,
         out: &mut [u8],
     ) -> Result<(), StoreError> {
-        let entry = self.entry_for(serial, id, offset, out.len())?;
-        let stored = self.stored(id, entry)?;
-        stored.read(offset as usize, out)
+        loop {
+            let entry = self.entry_for(serial, id, offset, out.len())?;
+            let stored = self.stored(serial, id, entry);
+            match stored.and_then(|stored| stored.read(offset as usize, out)) {
+                // Compaction took the segment away, after it had put the chunk elsewhere.
+                Err(_) if self.has_moved(serial, entry) => continue,
+                outcome => return outcome,
+            }
+        }
     }
 
     /// The size of a chunk; `NotFound` if it is not held.
@@ -69,20 +75,24 @@ impl Store {
 
     /// Reads the whole chunk and says whether it is what was written.
     pub fn verify(&self, serial: Serial, id: &ChunkId) -> Result<(), StoreError> {
-        let entry = self.entry(serial, id)?;
-        let stored = self.stored(id, entry)?;
-        let mut run = vec![0; RUN_BYTES.min(entry.length as usize)];
-        for start in (0..entry.length as usize).step_by(RUN_BYTES) {
-            let bytes = RUN_BYTES.min(entry.length as usize - start);
-            stored.read(start, &mut run[..bytes])?;
+        loop {
+            let entry = self.entry(serial, id)?;
+            match self.stored(serial, id, entry).and_then(|stored| stored.verify()) {
+                Err(_) if self.has_moved(serial, entry) => continue,
+                outcome => return outcome,
+            }
         }
-        Ok(())
     }
 
-    fn entry(&self, serial: Serial, id: &ChunkId) -> Result<Entry, StoreError> {
+    pub(super) fn entry(&self, serial: Serial, id: &ChunkId) -> Result<Entry, StoreError> {
         let entry = self.index().get(serial);
         let entry = entry.filter(|entry| entry.fingerprint == fingerprint(id));
         entry.ok_or(StoreError::NotFound(*id))
+    }
+
+    /// True if the chunk, which stood where `entry` says, stands elsewhere now.
+    pub(super) fn has_moved(&self, serial: Serial, entry: Entry) -> bool {
+        self.index().get(serial).is_some_and(|now| now != entry)
     }
 
     fn entry_for(
@@ -100,25 +110,46 @@ impl Store {
         Ok(entry)
     }
 
-    /// The chunk's entry, and whose it is: account 0 if the record does not say so any more.
-    pub(super) fn entry_and_account(
-        &self,
-        serial: Serial,
-        id: &ChunkId,
-    ) -> Result<(Entry, AccountId), StoreError> {
-        let entry = self.entry(serial, id)?;
-        match self.stored(id, entry) {
-            Ok(stored) => Ok((entry, stored.account)),
-            Err(StoreError::Corrupt { .. }) => Ok((entry, AccountId(0))),
-            Err(error) => Err(error),
-        }
+    /// Reads the whole record, of a chunk or of trash, that stands where `entry` says, and tells its
+    /// id.
+    pub(super) fn verify_at(&self, serial: Serial, entry: Entry) -> Result<ChunkId, StoreError> {
+        let stored = self.stored_at(serial, entry)?;
+        stored.verify().map(|()| stored.id)
     }
 
-    /// Reads and checks the head of a record.
-    fn stored(&self, id: &ChunkId, entry: Entry) -> Result<Stored, StoreError> {
+    /// The same, and adds its bytes to `out`, which is as it was after an error.
+    pub(super) fn read_whole(
+        &self,
+        serial: Serial,
+        entry: Entry,
+        out: &mut Vec<u8>,
+    ) -> Result<(ChunkId, AccountId), StoreError> {
+        let stored = self.stored_at(serial, entry)?;
+        let before = out.len();
+        out.resize(before + entry.length as usize, 0);
+        let outcome = stored.read(0, &mut out[before..]);
+        if outcome.is_err() {
+            out.truncate(before);
+        }
+        outcome.map(|()| (stored.id, stored.account))
+    }
+
+    /// Reads and checks the head of the record of a chunk; `NotFound` if it is of another one.
+    fn stored(&self, serial: Serial, id: &ChunkId, entry: Entry) -> Result<Stored, StoreError> {
+        let stored = self.stored_at(serial, entry).map_err(|error| match error {
+            StoreError::Corrupt { segment, offset, .. } => {
+                StoreError::Corrupt { id: *id, segment, offset }
+            }
+            error => error,
+        })?;
+        if stored.id == *id { Ok(stored) } else { Err(StoreError::NotFound(*id)) }
+    }
+
+    /// Reads and checks the head of the record that stands where `entry` says.
+    pub(super) fn stored_at(&self, serial: Serial, entry: Entry) -> Result<Stored, StoreError> {
         let file = self.files.get(entry.segment)?;
         let mut stored = Stored {
-            id: *id,
+            id: known_part(entry.fingerprint),
             entry,
             file,
             checksums: Vec::new(),
@@ -135,7 +166,7 @@ impl Store {
         let record = format::decode(header)
             .filter(|_| format::verify(header, checksums, &stored.file.nonce, offset))
             .ok_or_else(|| stored.corrupt(0))?;
-        stored.accept(&record)?;
+        stored.accept(serial, &record)?;
         stored.checksums = checksums.to_vec();
         if is_small {
             stored.data = Some(head.split_off(data_at));
@@ -145,10 +176,11 @@ impl Store {
 }
 
 /// A record whose header was checked.
-struct Stored {
-    id: ChunkId,
+pub(super) struct Stored {
+    /// As its header says.
+    pub id: ChunkId,
+    pub account: AccountId,
     entry: Entry,
-    account: AccountId,
     file: Arc<SegmentFile>,
     checksums: Vec<u8>,
     /// The data of a chunk of one block, which is read together with the header.
@@ -156,16 +188,26 @@ struct Stored {
 }
 
 impl Stored {
-    /// Takes over what a good header says; `NotFound` if it is of another chunk.
-    fn accept(&mut self, record: &Record) -> Result<(), StoreError> {
-        if record.body != (Body::Chunk { length: self.entry.length }) {
+    /// Takes over what a good header says.
+    fn accept(&mut self, serial: Serial, record: &Record) -> Result<(), StoreError> {
+        let is_chunk = matches!(record.body, Body::Chunk { .. } | Body::Trashed { .. });
+        let is_it = is_chunk && record.body.length() == self.entry.length;
+        if !is_it || record.serial != serial {
             return Err(self.corrupt(0));
         }
-        if record.id != self.id {
-            return Err(StoreError::NotFound(self.id));
-        }
-        self.account = record.account;
+        (self.id, self.account) = (record.id, record.account);
         Ok(())
+    }
+
+    /// Reads all of it.
+    fn verify(&self) -> Result<(), StoreError> {
+        let length = self.entry.length as usize;
+        let mut run = vec![0; RUN_BYTES.min(length)];
+        for start in (0..length).step_by(RUN_BYTES) {
+            let bytes = RUN_BYTES.min(length - start);
+            self.read(start, &mut run[..bytes])?;
+        }
+        if length == 0 { self.read(0, &mut []) } else { Ok(()) }
     }
 
     fn corrupt(&self, at: u64) -> StoreError {
@@ -254,6 +296,8 @@ pub(super) struct Files {
 
 #[derive(Debug, Default)]
 struct OpenFiles {
+    /// The segments that were taken away: a reader that came too late must not keep one open.
+    gone: BTreeSet<u32>,
     uses: u64,
     by_number: HashMap<u32, (u64, Arc<SegmentFile>)>,
 }
@@ -267,6 +311,9 @@ impl OpenFiles {
     }
 
     fn insert(&mut self, number: u32, file: Arc<SegmentFile>) {
+        if self.gone.contains(&number) {
+            return;
+        }
         self.by_number.insert(number, (self.uses, file));
         if self.by_number.len() > OPEN_FILES {
             let oldest = self.by_number.iter().min_by_key(|(_, (last_use, _))| *last_use);
@@ -279,6 +326,13 @@ impl OpenFiles {
 impl Files {
     pub fn new(directory: &Path) -> Files {
         Files { directory: directory.to_path_buf(), open: Mutex::default() }
+    }
+
+    /// Lets go of a segment that is about to be taken away.
+    pub fn forget(&self, number: u32) {
+        let mut open = lock(&self.open);
+        open.gone.insert(number);
+        open.by_number.remove(&number);
     }
 
     fn get(&self, number: u32) -> Result<Arc<SegmentFile>, StoreError> {

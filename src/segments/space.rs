@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::clock::{Clock, Moment};
 
 use super::error::StoreError;
-use super::store::{StoreOptions, lock};
+use super::format::FIRST_RECORD_AT;
+use super::store::{Store, StoreOptions, lock};
 
 /// How long a look at the file system is relied on: others write there too.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -20,12 +21,61 @@ pub struct Space {
     pub offered: u64,
     /// The bytes that segments take, removed chunks included.
     pub used: u64,
-    /// The bytes that can still be appended, headers included.
+    /// The bytes that can still be appended as it is, headers included: without what compaction
+    /// could free.
     pub free: u64,
     /// The chunks held.
     pub chunks: u64,
     /// Their bytes.
     pub chunk_bytes: u64,
+    /// The bytes of removed chunks that can be restored and are not to be given up yet.
+    pub trash_held: u64,
+    /// The bytes of those that can be restored until their space is needed.
+    pub trash_due: u64,
+    /// The bytes of records that nobody will read again: these can be freed.
+    pub dead: u64,
+}
+
+impl Space {
+    /// The bytes of all that can be restored.
+    pub fn trash(&self) -> u64 {
+        self.trash_held + self.trash_due
+    }
+}
+
+impl Store {
+    /// What is held and what still fits. Asks the file system.
+    pub fn space(&self) -> Space {
+        let on_disk = self.meter.look().unwrap_or_else(|error| {
+            log::warn!("free space unknown directory={} error={error}", self.directory.display());
+            0
+        });
+        self.pass_time();
+        let offered = self.options.offered_bytes;
+        let state = lock(&self.state);
+        let used = state.used;
+        let index = self.index();
+        let (trash_held, trash_due) = index.remains.trash_bytes();
+        let headers = FIRST_RECORD_AT * (state.open.len() + state.sealed.len()) as u64;
+        let kept = headers + index.record_bytes() + trash_held + trash_due;
+        Space {
+            offered,
+            used,
+            free: offered.saturating_sub(used).min(on_disk),
+            chunks: index.len() as u64,
+            chunk_bytes: index.bytes(),
+            trash_held,
+            trash_due,
+            dead: used.saturating_sub(kept),
+        }
+    }
+
+    /// Makes trash due that was held long enough.
+    pub(super) fn pass_time(&self) {
+        let passed = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        let now = passed(self.options.clock.now().since(self.opened));
+        self.index_mut().remains.pass_time(now, passed(self.options.trash_hold));
+    }
 }
 
 /// What must stay free on a file system of `total` bytes: the larger of 5 % and 1 GiB, but at most a
@@ -54,7 +104,7 @@ struct Seen {
 
 impl Meter {
     pub fn new(directory: &Path, options: &StoreOptions) -> Result<Meter, StoreError> {
-        let clock = Clock::system();
+        let clock = options.clock.clone();
         let meter = Meter {
             directory: directory.to_path_buf(),
             offered: options.offered_bytes,
@@ -82,6 +132,14 @@ impl Meter {
         }
         seen.free -= bytes;
         true
+    }
+
+    /// The bytes free with the reserve, which compaction may use, as of now.
+    pub fn look_below(&self) -> Result<u64, StoreError> {
+        let found = rustix::fs::statvfs(&self.directory).map_err(|error| {
+            StoreError::io("look at the free space of", &self.directory)(error.into())
+        })?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
     /// The bytes free above the reserve, as of now.

@@ -1,21 +1,23 @@
 //! The store: what it is made of, and what its threads share.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
+use crate::clock::{Clock, Moment};
 use crate::ids::{AccountId, ChunkId, ClusterId, NodeId, Serial};
 
 use super::error::StoreError;
-use super::format::FIRST_RECORD_AT;
+use super::format::{FIRST_RECORD_AT, Nonce};
 use super::index::{Held, Index, Listed};
 use super::read::Files;
 use super::segment::Segment;
-use super::space::{Meter, Space};
+use super::space::Meter;
 
 /// The most records in a segment, whatever their size: what is known of each until the hint is
 /// written takes memory.
@@ -40,12 +42,23 @@ pub struct StoreOptions {
     /// What is kept free on the file system. `None`: the larger of 5 % and 1 GiB, but at most a tenth
     /// of the space offered.
     pub reserve_bytes: Option<u64>,
+    /// For how long a removed chunk can be restored for sure, counted from its removal or, if that
+    /// is later, from the opening of the store.
+    pub trash_hold: Duration,
+    /// Where the store takes its time from.
+    pub clock: Clock,
 }
 
 impl StoreOptions {
-    /// The usual segments and reserve.
+    /// The usual segments, reserve and trash, by the machine's clock.
     pub fn offering(offered_bytes: u64) -> StoreOptions {
-        StoreOptions { segment_bytes: 256 << 20, offered_bytes, reserve_bytes: None }
+        StoreOptions {
+            segment_bytes: 256 << 20,
+            offered_bytes,
+            reserve_bytes: None,
+            trash_hold: Duration::from_secs(3600),
+            clock: Clock::system(),
+        }
     }
 
     /// Offsets have 32 bits, and a record of its own in a segment may be longer than this.
@@ -93,6 +106,15 @@ pub struct Store {
     pub(super) meter: Meter,
     pub(super) syncs: AtomicU64,
     pub(super) dropped: AtomicU64,
+    /// When it was opened.
+    pub(super) opened: Moment,
+    /// Held by the one thread that compacts.
+    pub(super) compacting: Mutex<()>,
+    /// What a compaction thread waits for.
+    pub(super) compaction: Signal,
+    /// A test sets it to be told of each step of a compaction.
+    #[cfg(test)]
+    pub(super) on_step: Mutex<Option<Step>>,
     /// A test sets it to make the next sync fail.
     #[cfg(test)]
     pub(super) next_sync_fails: std::sync::atomic::AtomicBool,
@@ -105,6 +127,8 @@ pub struct Store {
 pub(super) struct State {
     /// The segments that are not sealed yet; records are appended to the last.
     pub open: Vec<OpenSegment>,
+    /// All others, but those of which neither header can be read: nothing is known of these.
+    pub sealed: BTreeMap<u32, SealedSegment>,
     /// A thread is making the next segment; the others wait for it.
     pub rolling: bool,
     /// The serials that are being written, or are written and not durable yet.
@@ -121,6 +145,12 @@ pub(super) struct State {
     pub written: Vec<Written>,
     /// The bytes of all segments, and of what was claimed and has no place in one yet.
     pub used: u64,
+    /// The threads that compact, or wait for something to compact.
+    pub compactors: usize,
+    /// The segments that compaction has taken away.
+    pub compacted: u64,
+    /// A chunk was refused for lack of space since the last segment was compacted.
+    pub is_starved: bool,
     /// Set for good by the first sync that fails.
     pub failed: Option<Failure>,
 }
@@ -131,6 +161,8 @@ pub(super) struct OpenSegment {
     pub segment: Arc<Segment>,
     /// Where the next record goes.
     pub end: u64,
+    /// The bytes up to there, without those of writes that failed.
+    pub filled: u64,
     /// The records that have a place.
     pub records: usize,
     /// The writes under way.
@@ -139,14 +171,60 @@ pub(super) struct OpenSegment {
     pub unsynced: usize,
     /// The records that are durable, for the hint.
     pub listed: Vec<Listed>,
+    /// A write failed: records may stand in it that are not listed.
+    pub is_doubtful: bool,
+    /// Something in it was found damaged that is no chunk: it is to be compacted soon.
+    pub is_spoiled: bool,
 }
 
-/// A serial on its way to the disk.
+/// A segment to which nothing is appended any more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SealedSegment {
+    /// Its bytes, as they count in `State::used`.
+    pub size: u64,
+    pub nonce: Nonce,
+    /// Something in it was found damaged that is no chunk: it is to be compacted soon.
+    pub is_spoiled: bool,
+}
+
+/// A serial of which a record is on its way to the disk. While one has it no other record of the
+/// serial is given a place: so the order of places is the order of what happened to the chunk.
 #[derive(Debug)]
-pub(super) struct Claim {
-    pub id: ChunkId,
-    /// The round in which it becomes durable; `None` while it is being written.
-    pub round: Option<u64>,
+pub(super) enum Claim {
+    /// A chunk, until it can be read.
+    Storing {
+        id: ChunkId,
+        /// The round in which it becomes durable; `None` while it is being written.
+        round: Option<u64>,
+    },
+    /// A tombstone, or a chunk that is its own, until it is written. Should that fail, the chunk may
+    /// live again where it stood: in this segment.
+    Burying { segment: u32 },
+}
+
+/// Wakes a thread, also if it was not waiting yet.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    pub is_set: Mutex<bool>,
+    pub changed: Condvar,
+}
+
+impl Signal {
+    pub fn set(&self) {
+        *lock(&self.is_set) = true;
+        self.changed.notify_all();
+    }
+}
+
+/// What a test does at a step of a compaction.
+#[cfg(test)]
+pub(super) struct Step(pub Box<dyn Fn(&'static str) + Send>);
+
+#[cfg(test)]
+impl std::fmt::Debug for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Step")
+    }
 }
 
 /// A record that was written and is not durable yet.
@@ -166,7 +244,8 @@ pub(super) struct Failure {
 impl OpenSegment {
     pub fn fits(&self, bytes: u64, limit: u64) -> bool {
         let is_empty = self.end == FIRST_RECORD_AT;
-        self.records < MAX_SEGMENT_RECORDS && (is_empty || self.end + bytes <= limit)
+        let is_open = self.records < MAX_SEGMENT_RECORDS && !self.is_spoiled;
+        is_open && (is_empty || self.end + bytes <= limit)
     }
 }
 
@@ -205,27 +284,15 @@ impl Store {
         self.id
     }
 
-    /// What is held and what still fits. Asks the file system.
-    pub fn space(&self) -> Space {
-        let offered = self.options.offered_bytes;
-        let used = lock(&self.state).used;
-        let on_disk = self.meter.look().unwrap_or_else(|error| {
-            log::warn!("free space unknown directory={} error={error}", self.directory.display());
-            0
-        });
-        let index = self.index();
-        Space {
-            offered,
-            used,
-            free: offered.saturating_sub(used).min(on_disk),
-            chunks: index.len() as u64,
-            chunk_bytes: index.bytes(),
-        }
-    }
-
     /// At most `limit` chunks with serials in `range`, in the order of their serials.
     pub fn holdings(&self, range: RangeInclusive<Serial>, limit: usize) -> Vec<Held> {
         self.index().holdings(range, limit)
+    }
+
+    /// At most `limit` pieces of trash with serials in `range`, in the order of their serials: chunks
+    /// that were removed and can be restored.
+    pub fn trash(&self, range: RangeInclusive<Serial>, limit: usize) -> Vec<Held> {
+        self.index().remains.trash(range, limit)
     }
 
     /// The rounds of syncs made so far: fewer than the calls that waited for one, where they shared.

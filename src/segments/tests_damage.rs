@@ -16,7 +16,7 @@ use super::format::FIRST_RECORD_AT;
 use super::segment::Segment;
 use super::store::{OpenSegment, lock};
 use super::tests::{
-    bytes_of, chunk, close_and_check, directory, get, new_store, open, put, store_id,
+    bytes_of, chunk, close_and_check, directory, get, new_store, open, put, remove, store_id,
 };
 use super::*;
 
@@ -47,8 +47,7 @@ fn five_chunks(directory: &TempDir, lengths: [usize; 5]) -> (Vec<Vec<u8>>, Check
     }
     let before = close_and_check(store, directory);
     let (store, _) = open(directory.path(), 1 << 20);
-    let ticket = store.remove(Serial(2), &chunk(2, &bytes[1]).id).unwrap();
-    store.wait_durable(ticket).unwrap();
+    remove(&store, 2);
     close_and_check(store, directory);
     (bytes, before)
 }
@@ -221,8 +220,7 @@ fn a_hint_that_is_gone_or_spoiled_changes_nothing() {
     for n in 1..=20 {
         put(&store, &[chunk(n, &bytes_of(n, 3000))]);
     }
-    let ticket = store.remove(Serial(4), &chunk(4, &bytes_of(4, 3000)).id).unwrap();
-    store.wait_durable(ticket).unwrap();
+    remove(&store, 4);
     let before = close_and_check(store, &directory);
     assert_eq!(before.segments[0].hint, HintState::Good);
     let hint = |n| directory.path().join(format!("segments/{n:08}.hint"));

@@ -22,6 +22,7 @@ mod inventory;
 mod join;
 mod journal;
 mod keys;
+mod metrics;
 mod node;
 mod orders;
 mod read_journal;

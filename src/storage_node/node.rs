@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::causes::with_causes;
 use crate::ids::{Address, NodeId};
+use crate::metrics::Page;
 use crate::server::{Limits, Server};
 use crate::wire::node_to_main::AddMeReply;
 use crate::wire::{CallError, Connection};
@@ -21,6 +22,7 @@ use super::identity::{DirectoryLock, Identity};
 use super::join;
 use super::journal;
 use super::keys::Keys;
+use super::metrics;
 use super::service::NodeService;
 use super::shared::Shared;
 
@@ -101,6 +103,12 @@ impl Node {
     /// What it did since its start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// What fills in a page of metrics.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (shared, server) = (self.shared.clone(), self.server.watch());
+        move |page| metrics::fill(&shared, server.open_connections(), page)
     }
 
     /// Stops in order: says goodbye to the main server, answers what has arrived, closes the store.

@@ -11,7 +11,7 @@ use crate::catalog::CatalogError;
 use crate::ids::{ChunkId, HashAlgorithm};
 
 /// The format that this reader knows, and the names of the files, as they stand in its description.
-const KNOWN_FORMAT: i64 = 1;
+const KNOWN_FORMAT: i64 = 2;
 const DATABASE: &str = "catalog.db";
 const LOCK: &str = "catalog.lock";
 const SERIALS_IN_PART: i64 = 4096;
@@ -25,13 +25,17 @@ pub(super) struct Tables {
     pub files: i64,
     pub chunk_count: i64,
     pub copies: i64,
+    pub condemned_sum: i64,
+    pub unknown_sum: i64,
     pub accounts: Vec<i64>,
-    pub nodes: Vec<i64>,
+    /// The standing of each node.
+    pub nodes: BTreeMap<i64, i64>,
     pub chunks: BTreeMap<i64, ChunkFacts>,
     pub versions: BTreeMap<i64, VersionFacts>,
     pub entries: BTreeMap<i64, EntryFacts>,
     /// Entry and version of each removed file.
     pub removed: Vec<(i64, i64)>,
+    pub condemned: Vec<CondemnedFacts>,
     pub problems: Vec<String>,
 }
 
@@ -48,6 +52,8 @@ pub(super) struct VersionFacts {
     pub account: i64,
     pub entry: i64,
     pub has_ended: bool,
+    /// It loses its parts, one after the other.
+    pub is_ending: bool,
     pub size: i64,
     pub chunk_count: i64,
     pub serials: Vec<i64>,
@@ -58,6 +64,12 @@ pub(super) struct EntryFacts {
     pub parent: i64,
     pub name: String,
     pub version: Option<i64>,
+}
+
+pub(super) struct CondemnedFacts {
+    pub node: i64,
+    pub serial: i64,
+    pub why: i64,
 }
 
 /// Reads the catalog in `dir` while its lock is held against a main server.
@@ -119,7 +131,8 @@ fn read(path: &Path) -> Result<Tables, CatalogError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(|error| unreadable(path, error))?;
     let mut tables = Tables::default();
-    let head = "SELECT format, cluster, next_number, files, chunks, copies FROM catalog";
+    let head = "SELECT format, cluster, next_number, files, chunks, copies, condemned, unknown
+                FROM catalog";
     let format = "SELECT format FROM catalog";
     let found = conn.query_row(format, (), |row| row.get(0));
     let found: i64 = found.map_err(|error| unreadable(path, error))?;
@@ -131,6 +144,7 @@ fn read(path: &Path) -> Result<Tables, CatalogError> {
         tables.cluster = row.get(1)?;
         tables.next = row.get(2)?;
         (tables.files, tables.chunk_count, tables.copies) = (row.get(3)?, row.get(4)?, row.get(5)?);
+        (tables.condemned_sum, tables.unknown_sum) = (row.get(6)?, row.get(7)?);
         Ok(())
     });
     filled.map_err(|error| unreadable(path, error))?;
@@ -159,14 +173,14 @@ fn read_all(conn: &Connection, tables: &mut Tables) {
         tables.accounts.push(row.get(0)?);
         Ok(())
     });
-    each_row(conn, tables, "SELECT id FROM nodes", |row, tables| {
-        tables.nodes.push(row.get(0)?);
+    each_row(conn, tables, "SELECT id, standing FROM nodes", |row, tables| {
+        tables.nodes.insert(row.get(0)?, row.get(1)?);
         Ok(())
     });
     let sql = "SELECT serial, account, id, length, wanted, refs, copies FROM chunks";
     each_row(conn, tables, sql, read_chunk);
-    let sql = "SELECT version, account, entry, ended_at IS NOT NULL, size, chunk_count, serials
-               FROM versions";
+    let sql = "SELECT version, account, entry, ended_at IS NOT NULL, size, chunk_count, serials,
+               is_ending FROM versions";
     each_row(conn, tables, sql, read_version);
     let sql = "SELECT version, part, serials FROM manifests ORDER BY version, part";
     each_row(conn, tables, sql, read_part);
@@ -179,6 +193,11 @@ fn read_all(conn: &Connection, tables: &mut Tables) {
     });
     each_row(conn, tables, "SELECT entry, version FROM removed", |row, tables| {
         tables.removed.push((row.get(0)?, row.get(1)?));
+        Ok(())
+    });
+    each_row(conn, tables, "SELECT node, serial, why FROM condemned", |row, tables| {
+        let (node, serial, why) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        tables.condemned.push(CondemnedFacts { node, serial, why });
         Ok(())
     });
 }
@@ -240,6 +259,7 @@ fn read_version(row: &Row<'_>, tables: &mut Tables) -> rusqlite::Result<()> {
         account: row.get(1)?,
         entry: row.get(2)?,
         has_ended: row.get(3)?,
+        is_ending: row.get(7)?,
         size: row.get(4)?,
         chunk_count: row.get(5)?,
         serials: inline.map(|bytes| serials(version, &bytes, tables)).unwrap_or_default(),

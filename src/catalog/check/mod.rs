@@ -35,6 +35,8 @@ pub struct CatalogReport {
     pub copies: u64,
     /// Chunks in some version with fewer copies than wanted.
     pub under_copied: u64,
+    /// Copies that are condemned, and not deleted on their nodes yet.
+    pub condemned: u64,
     /// One sentence for each thing that is wrong; empty when all is well.
     pub problems: Vec<String>,
 }
@@ -68,6 +70,8 @@ pub fn check(dir: &Path) -> Result<CatalogReport, CatalogError> {
     judge_chunks(&tables, &mut problems);
     judge_versions(&tables, &mut problems);
     judge_entries(&tables, &mut problems);
+    judge_condemned(&tables, &mut problems);
+    judge_nodes(&tables, &mut problems);
     judge_sums(&tables, &mut problems);
     if problems.len() > MAX_PROBLEMS {
         let more = problems.len() - MAX_PROBLEMS;
@@ -87,6 +91,7 @@ pub fn check(dir: &Path) -> Result<CatalogReport, CatalogError> {
         versions: tables.versions.len() as u64,
         chunks: tables.chunks.len() as u64,
         copies: tables.chunks.values().map(|chunk| chunk.nodes.len() as u64).sum(),
+        condemned: tables.condemned.len() as u64,
         under_copied: tables.chunks.values().filter(is_wanting).count() as u64,
         problems,
     })
@@ -140,7 +145,6 @@ fn path_of(entries: &BTreeMap<i64, EntryFacts>, id: i64) -> Option<String> {
 }
 
 fn judge_chunks(tables: &Tables, problems: &mut Vec<String>) {
-    let nodes: BTreeSet<i64> = tables.nodes.iter().copied().collect();
     let mut counted: BTreeMap<i64, i64> = BTreeMap::new();
     for serial in tables.versions.values().flat_map(|version| &version.serials) {
         *counted.entry(*serial).or_default() += 1;
@@ -156,7 +160,8 @@ fn judge_chunks(tables: &Tables, problems: &mut Vec<String>) {
         if !chunk.nodes.is_sorted_by(|a, b| a < b) {
             say(format!("lists its copies out of order: {:?}", chunk.nodes));
         }
-        for node in chunk.nodes.iter().filter(|node| !nodes.contains(&i64::from(**node))) {
+        for node in chunk.nodes.iter().filter(|node| !tables.nodes.contains_key(&i64::from(**node)))
+        {
             say(format!("has a copy on node {node}, which never joined"));
         }
         let named = counted.get(serial).copied().unwrap_or(0);
@@ -171,6 +176,17 @@ fn judge_versions(tables: &Tables, problems: &mut Vec<String>) {
         let mut say = |what: String| problems.push(format!("version {number} {what}"));
         if *number <= 0 || *number >= tables.next {
             say(format!("is not below the next number, {}", tables.next));
+        }
+        if version.is_ending && !version.has_ended {
+            say("loses its parts, and has not ended".to_string());
+        }
+        let is_current =
+            tables.entries.get(&version.entry).is_some_and(|e| e.version == Some(*number));
+        if !version.has_ended && !is_current {
+            say("has not ended, and is no file's current one".to_string());
+        }
+        if version.is_ending {
+            continue;
         }
         let count = version.serials.len() as i64;
         if count != version.chunk_count {
@@ -230,9 +246,47 @@ fn judge_entries(tables: &Tables, problems: &mut Vec<String>) {
         }
     }
     for (entry, version) in &tables.removed {
-        let is_version_of = tables.versions.get(version).is_some_and(|facts| facts.entry == *entry);
+        let is_version_of = tables
+            .versions
+            .get(version)
+            .is_some_and(|facts| facts.entry == *entry && facts.has_ended && !facts.is_ending);
         if tables.entries.contains_key(entry) || !is_version_of {
             problems.push(format!("the removed file {entry} is there, or its version is not"));
+        }
+    }
+}
+
+fn judge_condemned(tables: &Tables, problems: &mut Vec<String>) {
+    const UNREFERRED: i64 = 1;
+    const UNKNOWN: i64 = 3;
+    for copy in &tables.condemned {
+        let (serial, node) = (copy.serial, copy.node);
+        let mut say = |what: &str| {
+            problems.push(format!("the condemned copy of chunk {serial} on node {node} {what}"));
+        };
+        if !tables.nodes.contains_key(&node) {
+            say("is on a node that never joined");
+        }
+        if !(UNREFERRED..=UNKNOWN).contains(&copy.why) {
+            say("has no reason");
+        }
+        if copy.why != UNKNOWN && !(1..tables.next).contains(&serial) {
+            say("has a serial that was never given out");
+        }
+        let Some(chunk) = tables.chunks.get(&serial) else { continue };
+        if chunk.nodes.iter().any(|on| i64::from(*on) == node) {
+            say("counts, too");
+        }
+        if copy.why == UNREFERRED {
+            say("was condemned with its chunk, which is there");
+        }
+    }
+}
+
+fn judge_nodes(tables: &Tables, problems: &mut Vec<String>) {
+    for (node, standing) in &tables.nodes {
+        if !(0..=2).contains(standing) {
+            problems.push(format!("node {node} has the standing {standing}"));
         }
     }
 }
@@ -240,7 +294,10 @@ fn judge_entries(tables: &Tables, problems: &mut Vec<String>) {
 fn judge_sums(tables: &Tables, problems: &mut Vec<String>) {
     let files = tables.entries.values().filter(|entry| entry.version.is_some()).count();
     let copies: usize = tables.chunks.values().map(|chunk| chunk.nodes.len()).sum();
+    let unknown = tables.condemned.iter().filter(|copy| copy.why == 3).count();
     for (what, sum, there) in [
+        ("condemned copies", tables.condemned_sum, tables.condemned.len()),
+        ("unknown condemned copies", tables.unknown_sum, unknown),
         ("files", tables.files, files),
         ("chunks", tables.chunk_count, tables.chunks.len()),
         ("copies", tables.copies, copies),

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::deleting::Mark;
 use super::{Chunk, Model};
-use crate::catalog::{ChunkRecord, Confirmation, Copy, Holding, Reconciled, Refusal};
+use crate::catalog::{ChunkRecord, Condemned, Confirmation, Copy, Holding, Reconciled, Refusal};
+use crate::clock::WallTime;
 use crate::ids::{AccountId, ChunkId, NodeId, Serial};
 
 impl Model {
@@ -16,18 +18,20 @@ impl Model {
         &mut self,
         account: AccountId,
         copies: u8,
+        lease_until: WallTime,
         id: ChunkId,
         length: u32,
     ) -> Result<ChunkRecord, Refusal> {
         if let Some(serial) = self.locate(account, &id).map(|record| record.serial) {
-            return self.change_chunk(serial, length, |record| {
-                record.wanted = record.wanted.max(copies);
+            return self.change_chunk(serial, length, |chunk| {
+                chunk.record.wanted = chunk.record.wanted.max(copies);
+                chunk.lease_until = chunk.lease_until.max(lease_until);
             });
         }
         let serial = Serial(self.draw());
         let record =
             ChunkRecord { serial, account, id, length, wanted: copies, copies: Vec::new() };
-        self.chunks.insert(serial, Chunk { record: record.clone(), is_referred_to: false });
+        self.chunks.insert(serial, Chunk { record: record.clone(), lease_until });
         Ok(record)
     }
 
@@ -36,42 +40,55 @@ impl Model {
         &mut self,
         serial: Serial,
         length: u32,
-        change: impl FnOnce(&mut ChunkRecord),
+        change: impl FnOnce(&mut Chunk),
     ) -> Result<ChunkRecord, Refusal> {
+        let is_referred_to = self.places(serial) > 0;
         let chunk = self.chunks.get_mut(&serial).expect("the caller found it");
         let record = &mut chunk.record;
         if record.length != length {
-            if chunk.is_referred_to || !record.copies.is_empty() {
+            if is_referred_to || !record.copies.is_empty() {
                 let recorded = record.length;
                 return Err(Refusal::LengthDiffers { id: record.id, recorded, asked: length });
             }
             record.length = length;
         }
-        change(record);
-        Ok(record.clone())
+        change(chunk);
+        Ok(chunk.record.clone())
     }
 
-    pub(super) fn confirm(&mut self, said: &Confirmation) -> Result<ChunkRecord, Refusal> {
+    pub(super) fn confirm(
+        &mut self,
+        said: &Confirmation,
+        lease_until: WallTime,
+    ) -> Result<ChunkRecord, Refusal> {
         let Confirmation { account, id, serial, length, wanted, node, reason } = *said;
-        if self.nodes.iter().all(|known| known.id != node) {
-            return Err(Refusal::UnknownNode(node));
-        }
+        self.able_node(node)?;
         let superseded = Refusal::Superseded { id, serial };
+        let mark = self.condemned.get(&(node, serial));
+        if mark.is_some_and(Mark::is_final) {
+            return Err(superseded);
+        }
+        let is_free = (1..self.next).contains(&serial.0) && !self.chunks.contains_key(&serial);
         match self.locate(account, &id) {
             Some(record) if record.serial == serial => {}
-            Some(_) => return Err(superseded),
-            None => {
-                if serial.0 == 0 || serial.0 >= self.next || self.chunks.contains_key(&serial) {
-                    return Err(superseded);
-                }
+            None if is_free && !self.is_decided(serial) => {
                 let record = ChunkRecord { serial, account, id, length, wanted, copies: vec![] };
-                self.chunks.insert(serial, Chunk { record, is_referred_to: false });
+                self.chunks.insert(serial, Chunk { record, lease_until });
+            }
+            Some(_) | None => {
+                if is_free {
+                    let mark = Mark::at_once(Condemned::Unreferred, false);
+                    self.condemned.entry((node, serial)).or_insert(mark);
+                }
+                return Err(superseded);
             }
         }
-        self.change_chunk(serial, length, |record| {
-            record.wanted = record.wanted.max(wanted);
-            add(record, Copy { node, reason });
-        })
+        let confirmed = self.change_chunk(serial, length, |chunk| {
+            chunk.record.wanted = chunk.record.wanted.max(wanted);
+            add(&mut chunk.record, Copy { node, reason });
+        })?;
+        self.condemned.remove(&(node, serial));
+        Ok(confirmed)
     }
 
     pub(super) fn lose(&mut self, node: NodeId, serial: Serial) -> Option<ChunkRecord> {
@@ -98,8 +115,9 @@ impl Model {
         from: Serial,
         to: Serial,
         held: &[Holding],
+        unknown_due: WallTime,
     ) -> Result<Reconciled, Refusal> {
-        self.node(node)?;
+        self.able_node(node)?;
         let in_range = held.iter().filter(|held| from <= held.serial && held.serial <= to);
         let held: BTreeMap<Serial, Holding> = in_range.map(|h| (h.serial, *h)).collect();
         let mut result = Reconciled::default();
@@ -108,15 +126,25 @@ impl Model {
                 result.lost.extend(self.lose(node, counted.serial));
             }
         }
+        self.condemned.retain(|(on, serial), _| {
+            *on != node || !(from..=to).contains(serial) || held.contains_key(serial)
+        });
         for (serial, held) in held {
+            let is_final = self.condemned.get(&(node, serial)).is_some_and(Mark::is_final);
             match self.chunks.get_mut(&serial).map(|chunk| &mut chunk.record) {
-                Some(record) if holding(record) == held => {
+                Some(record) if holding(record) == held && !is_final => {
+                    self.condemned.remove(&(node, serial));
                     if !is_on(record, node) {
                         add(record, Copy { node, reason: 0 });
                         result.found += 1;
                     }
                 }
-                _ => result.unknown.push(serial),
+                _ => {
+                    let why = Condemned::Unknown;
+                    let mark = Mark { why, purge: false, due: unknown_due };
+                    self.condemned.entry((node, serial)).or_insert(mark);
+                    result.unknown.push(serial);
+                }
             }
         }
         Ok(result)
@@ -130,7 +158,7 @@ fn add(record: &mut ChunkRecord, copy: Copy) {
     }
 }
 
-fn is_on(record: &ChunkRecord, node: NodeId) -> bool {
+pub(super) fn is_on(record: &ChunkRecord, node: NodeId) -> bool {
     record.copies.iter().any(|copy| copy.node == node)
 }
 

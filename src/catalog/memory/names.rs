@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Model;
+use super::restoring::Removed;
 use crate::catalog::{
     ChunkRecord, Committed, Condition, Entry, EntryKind, FileInfo, LiveNodes, MAX_NAMED_CHUNKS,
     MAX_PART_CHUNKS, MAX_PARTS, Manifest, NewFile, PARTS_KEPT, Refusal,
@@ -18,14 +19,16 @@ pub(super) enum Thing {
     /// The versions, the current one last.
     File {
         versions: Vec<Version>,
+        /// Its number.
+        id: u64,
     },
 }
 
 impl Thing {
-    fn current(&self) -> Option<Version> {
+    pub(super) fn current(&self) -> Option<Version> {
         match self {
             Thing::Directory => None,
-            Thing::File { versions } => versions.last().copied(),
+            Thing::File { versions, .. } => versions.last().copied(),
         }
     }
 }
@@ -33,13 +36,15 @@ impl Thing {
 #[derive(Clone)]
 pub(super) struct FileVersion {
     account: AccountId,
-    info: FileInfo,
-    chunks: Vec<Serial>,
-    is_removed: bool,
+    pub(super) info: FileInfo,
+    pub(super) chunks: Vec<Serial>,
+    pub(super) is_removed: bool,
+    /// The beginning of time when it was removed for good.
+    pub(super) ended_at: Option<WallTime>,
 }
 
 impl Model {
-    fn thing(&self, account: AccountId, path: &RemotePath) -> Option<&Thing> {
+    pub(super) fn thing(&self, account: AccountId, path: &RemotePath) -> Option<&Thing> {
         match path.is_root() {
             true => Some(&Thing::Directory),
             false => self.tree.get(&(account, path.clone())),
@@ -57,13 +62,17 @@ impl Model {
         }
     }
 
-    fn find(&self, account: AccountId, path: &RemotePath) -> Result<Thing, Refusal> {
+    pub(super) fn find(&self, account: AccountId, path: &RemotePath) -> Result<Thing, Refusal> {
         self.check_above(account, path)?;
         let thing = self.thing(account, path);
         thing.cloned().ok_or_else(|| Refusal::NotFound(path.to_string()))
     }
 
-    fn make_above(&mut self, account: AccountId, path: &RemotePath) -> Result<(), Refusal> {
+    pub(super) fn make_above(
+        &mut self,
+        account: AccountId,
+        path: &RemotePath,
+    ) -> Result<(), Refusal> {
         let Some(parent) = path.parent() else { return Ok(()) };
         self.make_above(account, &parent)?;
         match self.thing(account, &parent) {
@@ -77,8 +86,11 @@ impl Model {
     }
 
     /// Each new name takes a number, as it does on disk, so that all numbers can be compared.
-    fn add_thing(&mut self, account: AccountId, path: &RemotePath, thing: Thing) {
-        self.draw();
+    fn add_thing(&mut self, account: AccountId, path: &RemotePath, mut thing: Thing) {
+        let number = self.draw();
+        if let Thing::File { id, .. } = &mut thing {
+            *id = number;
+        }
         self.tree.insert((account, path.clone()), thing);
     }
 
@@ -112,6 +124,7 @@ impl Model {
     pub(super) fn move_entry(
         &mut self,
         account: AccountId,
+        now: WallTime,
         from: &RemotePath,
         to: &RemotePath,
         replace: bool,
@@ -128,12 +141,13 @@ impl Model {
         self.check_above(account, to)?;
         match self.thing(account, to) {
             None => {}
-            Some(Thing::File { .. }) if replace => self.end_file(account, to),
+            Some(Thing::File { .. }) if replace => self.end_file(account, now, to, false),
             Some(_) => return Err(Refusal::Exists(to.to_string())),
         }
         for old in self.below(account, from) {
             let rest = &old.as_str()[from.as_str().len()..];
-            let new = format!("{to}{rest}").parse().expect("the test's paths stay short");
+            let new = format!("{to}{rest}").parse();
+            let new = new.map_err(|_| Refusal::PathTooLong(to.to_string()))?;
             let thing = self.tree.remove(&(account, old)).expect("just listed");
             self.tree.insert((account, new), thing);
         }
@@ -143,22 +157,33 @@ impl Model {
     }
 
     /// Takes a file out of the tree; its versions stay.
-    fn end_file(&mut self, account: AccountId, path: &RemotePath) {
-        if let Some(Thing::File { versions }) = self.tree.remove(&(account, path.clone())) {
-            for version in versions {
-                if let Some(version) = self.versions.get_mut(&version) {
-                    version.is_removed = true;
+    fn end_file(&mut self, account: AccountId, now: WallTime, path: &RemotePath, purge: bool) {
+        let thing = self.tree.remove(&(account, path.clone())).expect("the caller found it");
+        let Thing::File { versions, .. } = &thing else { return };
+        for version in versions {
+            if let Some(version) = self.versions.get_mut(version) {
+                version.is_removed = true;
+                match purge {
+                    true => version.ended_at = Some(WallTime(0)),
+                    false => version.ended_at = version.ended_at.or(Some(now)),
                 }
             }
+        }
+        if !purge {
+            let current = thing.current().expect("a file has one");
+            let removed = Removed { account, path: path.clone(), at: now, thing };
+            self.removed.insert(current, removed);
         }
     }
 
     pub(super) fn remove(
         &mut self,
         account: AccountId,
+        now: WallTime,
         path: &RemotePath,
         recursive: bool,
         if_version: Option<Version>,
+        purge: bool,
     ) -> Result<u64, Refusal> {
         refuse_root(path)?;
         let thing = self.find(account, path)?;
@@ -175,7 +200,7 @@ impl Model {
         for path in doomed {
             match self.thing(account, &path) {
                 Some(Thing::File { .. }) => {
-                    self.end_file(account, &path);
+                    self.end_file(account, now, &path, purge);
                     files += 1;
                 }
                 _ => drop(self.tree.remove(&(account, path))),
@@ -304,7 +329,7 @@ impl Model {
             _ => {}
         }
         if there.is_none() {
-            self.add_thing(account, &file.path, Thing::File { versions: Vec::new() });
+            self.add_thing(account, &file.path, Thing::File { versions: Vec::new(), id: 0 });
         }
         let version = Version(self.draw());
         let ids = self.contents(account, now, &file.manifest)?;
@@ -321,7 +346,6 @@ impl Model {
         for id in &ids {
             let serial = self.locate(account, id).expect("judged above").serial;
             let chunk = self.chunks.get_mut(&serial).expect("located above");
-            chunk.is_referred_to = true;
             chunk.record.wanted = chunk.record.wanted.max(file.copies);
             if on_live(&chunk.record) < chunk.record.wanted.into() {
                 under_copied.insert(serial);
@@ -337,8 +361,13 @@ impl Model {
             mtime_ms: file.mtime_ms,
             executable: file.executable,
         };
-        self.versions.insert(version, FileVersion { account, info, chunks, is_removed: false });
-        if let Some(Thing::File { versions }) = self.tree.get_mut(&(account, file.path.clone())) {
+        let (is_removed, ended_at) = (false, None);
+        self.versions.insert(version, FileVersion { account, info, chunks, is_removed, ended_at });
+        if let Some(previous) = current.and_then(|previous| self.versions.get_mut(&previous)) {
+            previous.ended_at = Some(now);
+        }
+        if let Some(Thing::File { versions, .. }) = self.tree.get_mut(&(account, file.path.clone()))
+        {
             versions.push(version);
         }
         let under_copied = under_copied.into_iter().take(MAX_PART_CHUNKS).collect();

@@ -39,6 +39,7 @@ impl Model {
     }
 
     pub(super) fn start_node(&mut self, node: NodeId, start: &NodeStart) -> Result<(), Refusal> {
+        self.able_node(node)?;
         let record = self.node(node)?;
         let is_good = |last| last == start.incarnation || start.previous.contains(&last);
         if !record.incarnation.is_none_or(is_good) {

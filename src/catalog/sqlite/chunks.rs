@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
+use super::condemned;
+use super::nodes::check_can_hold;
 use super::rows::{
     ChunkRow, Done, chunk_by_id, chunk_by_serial, chunk_columns, chunk_row, copy_bytes, id_bytes,
     signed,
@@ -49,49 +51,46 @@ pub(super) fn reserve(
 pub(super) fn confirm_copies(
     books: &mut Books,
     confirmations: &[Confirmation],
+    lease_until: WallTime,
 ) -> Done<Vec<Result<ChunkRecord, Refusal>>> {
-    let mut known: BTreeMap<NodeId, bool> = BTreeMap::new();
+    let mut known: BTreeMap<NodeId, Result<(), Refusal>> = BTreeMap::new();
     let mut answers = Vec::with_capacity(confirmations.len());
     for confirmation in confirmations {
         let node = confirmation.node;
-        let is_known = match known.get(&node) {
-            Some(is_known) => *is_known,
-            None => node_exists(&books.conn, node)?,
-        };
-        known.insert(node, is_known);
-        answers.push(match is_known {
-            true => confirm(books, confirmation)?,
-            false => Err(Refusal::UnknownNode(node)),
+        if !known.contains_key(&node) {
+            known.insert(node, check_can_hold(&books.conn, node)?);
+        }
+        answers.push(match &known[&node] {
+            Ok(()) => confirm(books, confirmation, lease_until)?,
+            Err(refusal) => Err(refusal.clone()),
         });
     }
     Ok(answers)
 }
 
-pub(super) fn node_exists(conn: &Connection, node: NodeId) -> Done<bool> {
-    let mut statement = conn.prepare_cached("SELECT 1 FROM nodes WHERE id = ?")?;
-    Ok(statement.exists((node.0,))?)
-}
-
-fn confirm(books: &mut Books, said: &Confirmation) -> Done<Result<ChunkRecord, Refusal>> {
-    let Confirmation { account, id, serial, length, .. } = *said;
-    let old = match chunk_by_id(&books.conn, account, &id)? {
-        Some(old) if old.record.serial == serial => old,
-        Some(_) => return Ok(Err(Refusal::Superseded { id, serial })),
-        None => {
-            let is_ours = serial.0 > 0 && serial.0 < books.sums.next;
-            if !is_ours || chunk_by_serial(&books.conn, serial)?.is_some() {
-                return Ok(Err(Refusal::Superseded { id, serial }));
-            }
-            let wanted = said.wanted;
-            let record = ChunkRecord { serial, account, id, length, wanted, copies: Vec::new() };
-            let made = ChunkRow { record, refs: 0, lease_until: 0 };
-            insert(books, &made)?;
-            made
+fn confirm(
+    books: &mut Books,
+    said: &Confirmation,
+    lease_until: WallTime,
+) -> Done<Result<ChunkRecord, Refusal>> {
+    let Confirmation { id, serial, length, node, .. } = *said;
+    let mark = condemned::mark(&books.conn, node, serial)?;
+    if mark.is_some_and(|mark| mark.is_final()) {
+        return Ok(Err(Refusal::Superseded { id, serial }));
+    }
+    let Some(old) = confirmed_chunk(books, said, lease_until)? else {
+        let is_ours = serial.0 > 0 && serial.0 < books.sums.next;
+        if is_ours && chunk_by_serial(&books.conn, serial)?.is_none() {
+            condemned::condemn_late_copy(books, node, serial, length)?;
         }
+        return Ok(Err(Refusal::Superseded { id, serial }));
     };
     if old.record.length != length && old.length_is_settled() {
         let recorded = old.record.length;
         return Ok(Err(Refusal::LengthDiffers { id, recorded, asked: length }));
+    }
+    if mark.is_some() {
+        condemned::strike(books, node, serial)?;
     }
     let mut new = old.clone();
     new.record.length = length;
@@ -99,6 +98,30 @@ fn confirm(books: &mut Books, said: &Confirmation) -> Done<Result<ChunkRecord, R
     add_copy(&mut new.record.copies, Copy { node: said.node, reason: said.reason });
     update(books, &old, &new)?;
     Ok(Ok(new.record))
+}
+
+/// The record that the confirmation is of, made where it was reserved and then lost; `None` when
+/// its serial stands for something else, or for nothing any more.
+fn confirmed_chunk(
+    books: &mut Books,
+    said: &Confirmation,
+    lease_until: WallTime,
+) -> Done<Option<ChunkRow>> {
+    let Confirmation { account, id, serial, length, wanted, .. } = *said;
+    if let Some(row) = chunk_by_id(&books.conn, account, &id)? {
+        return Ok((row.record.serial == serial).then_some(row));
+    }
+    let was_given_out = serial.0 > 0 && serial.0 < books.sums.next;
+    if !was_given_out
+        || chunk_by_serial(&books.conn, serial)?.is_some()
+        || condemned::is_condemned_somewhere(&books.conn, serial)?
+    {
+        return Ok(None);
+    }
+    let record = ChunkRecord { serial, account, id, length, wanted, copies: Vec::new() };
+    let made = ChunkRow { record, refs: 0, lease_until: lease_until.0 };
+    insert(books, &made)?;
+    Ok(Some(made))
 }
 
 /// Adds a copy in its place by node; one that is there already stays as it is.
@@ -153,6 +176,15 @@ fn insert(books: &mut Books, row: &ChunkRow) -> Done<()> {
     ))?;
     books.sums.chunks += 1;
     books.sums.copies += copies.len() as u64;
+    Ok(())
+}
+
+/// Deletes a row; its copies are condemned by the caller.
+pub(super) fn delete(books: &mut Books, row: &ChunkRow) -> Done<()> {
+    let sql = "DELETE FROM chunks WHERE serial = ?";
+    books.conn.prepare_cached(sql)?.execute((signed(row.record.serial.0),))?;
+    books.sums.chunks -= 1;
+    books.sums.copies -= row.record.copies.len() as u64;
     Ok(())
 }
 

@@ -81,7 +81,8 @@ impl Body {
 
     pub fn sums(&mut self, sums: &Sums) {
         self.0.push(SUMS);
-        for number in [sums.next, sums.files, sums.chunks, sums.copies] {
+        let Sums { next, files, chunks, copies, condemned, unknown } = *sums;
+        for number in [next, files, chunks, copies, condemned, unknown] {
             self.number(number);
         }
     }
@@ -154,6 +155,8 @@ impl<'a> Items<'a> {
                 files: self.number()?,
                 chunks: self.number()?,
                 copies: self.number()?,
+                condemned: self.number()?,
+                unknown: self.number()?,
             })),
             _ => None,
         }
@@ -224,7 +227,8 @@ mod tests {
         body.schema("CREATE TABLE t (a)");
         body.table("t", &["a".to_string(), "b".to_string()]);
         body.gone(3, i64::MIN);
-        let sums = Sums { next: u64::MAX, files: 0, chunks: 300, copies: 1 };
+        let sums =
+            Sums { next: u64::MAX, files: 0, chunks: 300, copies: 1, condemned: 2, unknown: 1 };
         body.sums(&sums);
         let conn = rusqlite::Connection::open_in_memory().expect("a database");
         let sql = "SELECT 7, NULL, -5, 0.5, 'text', x'00ff', 9223372036854775807";

@@ -4,10 +4,15 @@ use std::collections::BTreeMap;
 
 use rusqlite::Connection;
 
-use super::chunks::{add_copy, lose_copy, node_exists, update};
-use super::rows::{ChunkRow, Done, chunk_by_serial, chunk_columns, chunk_row, signed};
+use super::chunks::{add_copy, lose_copy, update};
+use super::condemned::{self, Entered};
+use super::nodes::check_can_hold;
+use super::rows::{
+    ChunkRow, Done, chunk_by_serial, chunk_columns, chunk_row, copies_from_bytes, signed, unsigned,
+};
 use super::writer::Books;
-use crate::catalog::{Copy, Holding, Reconciled, Refusal};
+use crate::catalog::{ChunkRecord, Condemned, Copy, Holding, Reconciled};
+use crate::clock::WallTime;
 use crate::ids::{NodeId, Serial};
 
 fn holding(row: &ChunkRow) -> Holding {
@@ -57,10 +62,9 @@ pub(super) fn reconcile(
     from: Serial,
     to: Serial,
     held: &[Holding],
+    unknown_due: WallTime,
 ) -> Done<Reconciled> {
-    if !node_exists(&books.conn, node)? {
-        return Err(Refusal::UnknownNode(node).into());
-    }
+    check_can_hold(&books.conn, node)??;
     let held: BTreeMap<Serial, &Holding> = held
         .iter()
         .filter(|held| (from..=to).contains(&held.serial))
@@ -72,18 +76,87 @@ pub(super) fn reconcile(
             result.lost.extend(lose_copy(books, &row, node)?);
         }
     }
+    let marks = condemned::marks(&books.conn, node, from, to)?;
+    for serial in marks.keys().filter(|serial| !held.contains_key(serial)) {
+        condemned::strike(books, node, *serial)?;
+    }
     for (serial, held) in held {
-        match chunk_by_serial(&books.conn, serial)? {
-            Some(row) if holding(&row) == *held => {
-                if !has_copy_on(&row, node) {
-                    let mut new = row.clone();
-                    add_copy(&mut new.record.copies, Copy { node, reason: 0 });
-                    update(books, &row, &new)?;
-                    result.found += 1;
-                }
+        let row = chunk_by_serial(&books.conn, serial)?.filter(|row| holding(row) == *held);
+        match (row, marks.get(&serial)) {
+            (Some(row), None) => result.found += count(books, &row, node)?,
+            (Some(row), Some(mark)) if !mark.is_final() => {
+                condemned::strike(books, node, serial)?;
+                result.found += count(books, &row, node)?;
             }
-            _ => result.unknown.push(serial),
+            (_, Some(_)) => result.unknown.push(serial),
+            (None, None) => {
+                condemn_unknown(books, node, held, unknown_due)?;
+                result.unknown.push(serial);
+            }
         }
     }
     Ok(result)
+}
+
+/// Counts a copy that was found; 0 when it counted already.
+fn count(books: &mut Books, row: &ChunkRow, node: NodeId) -> Done<u64> {
+    if has_copy_on(row, node) {
+        return Ok(0);
+    }
+    let mut new = row.clone();
+    add_copy(&mut new.record.copies, Copy { node, reason: 0 });
+    update(books, row, &new)?;
+    Ok(1)
+}
+
+fn condemn_unknown(books: &mut Books, node: NodeId, held: &Holding, due: WallTime) -> Done<()> {
+    // A serial beyond what the table can keep was never given out by any catalog.
+    if i64::try_from(held.serial.0).is_err() {
+        return Ok(());
+    }
+    let Holding { serial, length, .. } = *held;
+    let why = Condemned::Unknown;
+    condemned::enter(books, &Entered { node, serial, length, why, purge: false, due })
+}
+
+/// Of the next `limit` chunks those with a copy on `node`, and the last one looked at.
+pub(super) fn page_of(
+    conn: &Connection,
+    node: NodeId,
+    after: Option<Serial>,
+    limit: usize,
+) -> Done<(Vec<Serial>, Option<Serial>)> {
+    let sql = "SELECT serial, copies FROM chunks WHERE serial > ? ORDER BY serial LIMIT ?";
+    let mut statement = conn.prepare_cached(sql)?;
+    let limit = limit.max(1);
+    let after = after.map_or(-1, |serial| signed(serial.0));
+    let mut rows = statement.query((after, signed(limit as u64)))?;
+    let (mut found, mut looked_at, mut last) = (Vec::new(), 0, None);
+    while let Some(row) = rows.next()? {
+        let serial = Serial(unsigned(row, 0)?);
+        let copies = copies_from_bytes(row.get_ref(1)?.as_blob().unwrap_or_default());
+        if copies.is_some_and(|copies| copies.iter().any(|copy| copy.node == node)) {
+            found.push(serial);
+        }
+        looked_at += 1;
+        last = Some(serial);
+    }
+    Ok((found, last.filter(|_| looked_at == limit)))
+}
+
+/// Takes the node's copies of these chunks off, and what is condemned on it of the serials above
+/// `after`, up to `to` if that is given.
+pub(super) fn strip(
+    books: &mut Books,
+    node: NodeId,
+    after: Option<Serial>,
+    to: Option<Serial>,
+    found: &[Serial],
+) -> Done<Vec<ChunkRecord>> {
+    let from = after.map_or(Serial(0), |after| Serial(after.0.saturating_add(1)));
+    let to = to.unwrap_or(Serial(u64::MAX));
+    for serial in condemned::marks(&books.conn, node, from, to)?.into_keys() {
+        condemned::strike(books, node, serial)?;
+    }
+    super::chunks::lose_copies(books, node, found)
 }

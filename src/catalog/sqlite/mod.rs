@@ -12,16 +12,23 @@
 mod changes;
 mod chunks;
 mod commit;
+mod condemned;
+mod copies;
 mod encoded;
+mod expiry;
 mod inventory;
+mod migrate;
 mod names;
 mod nodes;
+mod operations;
 mod readers;
 mod rebuild;
+mod removed;
 mod requests;
 mod rows;
 mod schema;
 mod snapshot;
+mod survey;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -37,13 +44,11 @@ use rusqlite::Connection;
 
 use self::readers::Readers;
 use self::requests::Request;
-use self::rows::{Done, signed, unsigned};
+use self::rows::{Done, signed};
 use self::writer::{Books, Kind, NUMBERS_SKIPPED, Writer};
 use crate::catalog::*;
-use crate::clock::WallTime;
 use crate::durable;
 use crate::ids::*;
-use crate::remote_path::RemotePath;
 
 pub use self::changes::Boundary;
 pub use self::rebuild::Rebuild;
@@ -181,269 +186,5 @@ impl SqliteCatalog {
             self.sync()?;
         }
         self.read(doing, read)
-    }
-}
-
-impl Catalog for SqliteCatalog {
-    fn identity(&self) -> (ClusterId, Secret) {
-        (self.cluster, self.secret)
-    }
-
-    fn begin_incarnation(
-        &self,
-        incarnation: Incarnation,
-        now: WallTime,
-    ) -> Result<(), CatalogError> {
-        self.change("enter a start", move |b| nodes::begin_incarnation(b, incarnation, now))
-    }
-
-    fn knows_incarnation(&self, incarnation: &Incarnation) -> Result<bool, CatalogError> {
-        self.read("look up a start", |conn| nodes::knows_incarnation(conn, incarnation))
-    }
-
-    fn sync(&self) -> Result<(), CatalogError> {
-        self.change("sync", |_| Ok(()))
-    }
-
-    fn account_by_key(
-        &self,
-        fingerprint: &[u8; 32],
-    ) -> Result<Option<AccountRecord>, CatalogError> {
-        self.read("look up a key", |conn| nodes::account_by_key(conn, fingerprint))
-    }
-
-    fn create_invite(
-        &self,
-        fingerprint: &[u8; 32],
-        uses: u32,
-        expires: WallTime,
-    ) -> Result<(), CatalogError> {
-        let fingerprint = *fingerprint;
-        self.change("enter an invite", move |b| {
-            nodes::create_invite(b, &fingerprint, uses, expires)
-        })
-    }
-
-    fn join_node(
-        &self,
-        invite: &[u8; 32],
-        secret: &[u8; 32],
-        now: WallTime,
-    ) -> Result<NodeId, CatalogError> {
-        let (invite, secret) = (*invite, *secret);
-        self.change("enter a node", move |b| nodes::join_node(b, &invite, &secret, now))
-    }
-
-    fn start_node(&self, node: NodeId, start: &NodeStart) -> Result<(), CatalogError> {
-        let start = start.clone();
-        self.change("enter a node's start", move |b| nodes::start_node(b, node, &start))
-    }
-
-    fn set_node_key(&self, node: NodeId, key: KeyId) -> Result<(), CatalogError> {
-        self.change("enter a node's key", move |b| nodes::set_node_key(b, node, key))
-    }
-
-    fn nodes(&self) -> Result<Vec<NodeRecord>, CatalogError> {
-        self.read("list nodes", nodes::nodes)
-    }
-
-    fn reserve(
-        &self,
-        account: AccountId,
-        copies: u8,
-        lease_until: WallTime,
-        chunks: &[(ChunkId, u32)],
-    ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError> {
-        let chunks = chunks.to_vec();
-        self.writer.submit(Kind::Early, "reserve chunks", move |b| {
-            chunks::reserve(b, account, copies, lease_until, &chunks)
-        })
-    }
-
-    fn confirm_copies(
-        &self,
-        confirmations: &[Confirmation],
-        _lease_until: WallTime,
-    ) -> Result<Vec<Result<ChunkRecord, Refusal>>, CatalogError> {
-        let confirmations = confirmations.to_vec();
-        self.writer
-            .submit(Kind::Early, "enter copies", move |b| chunks::confirm_copies(b, &confirmations))
-    }
-
-    fn lose_copies(
-        &self,
-        node: NodeId,
-        serials: &[Serial],
-    ) -> Result<Vec<ChunkRecord>, CatalogError> {
-        let serials = serials.to_vec();
-        self.change("take copies off", move |b| chunks::lose_copies(b, node, &serials))
-    }
-
-    fn copies_on(
-        &self,
-        node: NodeId,
-        from: Serial,
-        to: Serial,
-        limit: usize,
-    ) -> Result<Vec<Holding>, CatalogError> {
-        self.scan("list copies", |conn| inventory::copies_on(conn, node, from, to, limit))
-    }
-
-    fn reconcile(
-        &self,
-        node: NodeId,
-        from: Serial,
-        to: Serial,
-        held: &[Holding],
-        _unknown_due: WallTime,
-    ) -> Result<Reconciled, CatalogError> {
-        let held = held.to_vec();
-        self.change("compare copies", move |b| inventory::reconcile(b, node, from, to, &held))
-    }
-
-    fn locate(
-        &self,
-        account: AccountId,
-        chunks: &[ChunkId],
-    ) -> Result<Vec<Option<ChunkRecord>>, CatalogError> {
-        let chunks = chunks.to_vec();
-        self.read_latest("locate chunks", move |conn| chunks::locate(conn, account, &chunks))
-    }
-
-    fn chunks(&self, serials: &[Serial]) -> Result<Vec<ChunkRecord>, CatalogError> {
-        let serials = serials.to_vec();
-        self.read_latest("look up chunks", move |conn| chunks::chunks(conn, &serials))
-    }
-
-    fn under_copied(
-        &self,
-        after: Option<Serial>,
-        limit: usize,
-    ) -> Result<Vec<ChunkRecord>, CatalogError> {
-        self.scan("list chunks to repair", |conn| chunks::under_copied(conn, after, limit))
-    }
-
-    fn stage_part(
-        &self,
-        account: AccountId,
-        upload: RequestId,
-        part: u32,
-        chunks: &[ChunkId],
-        now: WallTime,
-    ) -> Result<(), CatalogError> {
-        let chunks = chunks.to_vec();
-        self.change("stage a part", move |b| {
-            commit::stage_part(b, account, upload, part, &chunks, now)
-        })
-    }
-
-    fn commit_files(
-        &self,
-        account: AccountId,
-        request: RequestId,
-        now: WallTime,
-        live: &LiveNodes,
-        files: &[NewFile],
-    ) -> Result<Vec<Result<Committed, Refusal>>, CatalogError> {
-        let (live, files) = (live.clone(), files.to_vec());
-        self.request(
-            Request { account, id: request, kind: "commit", now },
-            move |b| commit::commit_files(b, account, now, &live, &files),
-            |answers| answers.iter().any(Result::is_ok),
-        )
-    }
-
-    fn make_directory(
-        &self,
-        account: AccountId,
-        request: RequestId,
-        now: WallTime,
-        path: &RemotePath,
-        parents: bool,
-    ) -> Result<(), CatalogError> {
-        let path = path.clone();
-        self.request(
-            Request { account, id: request, kind: "mkdir", now },
-            move |b| tree::make_directory(b, account, &path, parents),
-            |()| true,
-        )
-    }
-
-    fn move_entry(
-        &self,
-        account: AccountId,
-        request: RequestId,
-        now: WallTime,
-        from: &RemotePath,
-        to: &RemotePath,
-        replace: bool,
-    ) -> Result<(), CatalogError> {
-        let (from, to) = (from.clone(), to.clone());
-        self.request(
-            Request { account, id: request, kind: "move", now },
-            move |b| tree::move_entry(b, account, now, &from, &to, replace),
-            |()| true,
-        )
-    }
-
-    fn remove_entry(
-        &self,
-        account: AccountId,
-        request: RequestId,
-        now: WallTime,
-        path: &RemotePath,
-        recursive: bool,
-        if_version: Option<Version>,
-        _purge: bool,
-    ) -> Result<u64, CatalogError> {
-        let path = path.clone();
-        self.request(
-            Request { account, id: request, kind: "remove", now },
-            move |b| tree::remove_entry(b, account, now, &path, recursive, if_version),
-            |_| true,
-        )
-    }
-
-    fn look_up(&self, account: AccountId, path: &RemotePath) -> Result<Entry, CatalogError> {
-        self.read("look a name up", |conn| names::look_up(conn, account, path))
-    }
-
-    fn list(
-        &self,
-        account: AccountId,
-        path: &RemotePath,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, CatalogError> {
-        self.read("list a directory", |conn| names::list(conn, account, path, after, limit))
-    }
-
-    fn version(&self, account: AccountId, version: Version) -> Result<FileInfo, CatalogError> {
-        self.read_latest("look up a version", move |conn| {
-            names::version_info(conn, account, version)
-        })
-    }
-
-    fn manifest(
-        &self,
-        account: AccountId,
-        version: Version,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<ChunkRecord>, CatalogError> {
-        self.read_latest("read a manifest", move |conn| {
-            names::manifest(conn, account, version, from, limit)
-        })
-    }
-
-    fn totals(&self) -> Result<Totals, CatalogError> {
-        self.read("sum up", |conn| {
-            let sql = "SELECT files, chunks, copies FROM catalog";
-            Ok(conn.prepare_cached(sql)?.query_row((), |row| {
-                let (files, chunks, copies) =
-                    (unsigned(row, 0)?, unsigned(row, 1)?, unsigned(row, 2)?);
-                Ok(Totals { files, chunks, copies })
-            })?)
-        })
     }
 }

@@ -166,7 +166,7 @@ pub(super) fn version_info(
     // The entry of a removed file is gone, so the join finds no version of it.
     let sql = "SELECT v.size, v.chunk_count, v.copies, v.mtime_ms, v.is_executable
                FROM versions v JOIN entries e ON e.id = v.entry
-               WHERE v.version = ? AND v.account = ?";
+               WHERE v.version = ? AND v.account = ? AND NOT v.is_ending";
     let mut statement = conn.prepare_cached(sql)?;
     let info = statement.query_row((signed(version.0), account.0), |row| {
         Ok(FileInfo {
@@ -188,8 +188,9 @@ pub(super) fn manifest(
     from: u64,
     limit: usize,
 ) -> Done<Vec<ChunkRecord>> {
+    version_info(conn, account, version)?;
     let mut records = Vec::new();
-    for serial in serials(conn, account, version, from, limit)? {
+    for serial in serials_of(conn, version, from, limit)? {
         let row = chunk_by_serial(conn, serial)?.ok_or_else(|| {
             Stop::Damaged(format!("version {version} names chunk {serial}, which has no record"))
         })?;
@@ -198,22 +199,19 @@ pub(super) fn manifest(
     Ok(records)
 }
 
-fn serials(
+/// The serials of a version's chunks from index `from` on, whoever's it is; none when it is gone.
+pub(super) fn serials_of(
     conn: &Connection,
-    account: AccountId,
     version: Version,
     from: u64,
     limit: usize,
 ) -> Done<Vec<Serial>> {
-    // The entry of a removed file is gone, so the join finds no version of it.
-    let sql = "SELECT v.chunk_count, v.serials FROM versions v JOIN entries e ON e.id = v.entry
-               WHERE v.version = ? AND v.account = ?";
+    let sql = "SELECT chunk_count, serials FROM versions WHERE version = ? AND NOT is_ending";
     let mut statement = conn.prepare_cached(sql)?;
-    let row = statement.query_row((signed(version.0), account.0), |row| {
+    let row = statement.query_row((signed(version.0),), |row| {
         Ok((unsigned(row, 0)?, row.get::<_, Option<Vec<u8>>>(1)?))
     });
-    let (count, inline) =
-        row.optional()?.ok_or_else(|| Refusal::NotFound(format!("version {version}")))?;
+    let Some((count, inline)) = row.optional()? else { return Ok(Vec::new()) };
     let end = from.saturating_add(limit as u64).min(count);
     if from >= end {
         return Ok(Vec::new());
@@ -234,7 +232,7 @@ fn serials(
 }
 
 /// The serials of the places `from..end` of a file, out of the part that starts at place `first`.
-fn unpack(bytes: &[u8], first: u64, from: u64, end: u64) -> Vec<Serial> {
+pub(super) fn unpack(bytes: &[u8], first: u64, from: u64, end: u64) -> Vec<Serial> {
     let (serials, _) = bytes.as_chunks::<8>();
     let places = first..;
     let here = places.zip(serials).filter(|(place, _)| (from..end).contains(place));

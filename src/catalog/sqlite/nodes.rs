@@ -1,12 +1,15 @@
 //! Starts of the main server, accounts, invites, nodes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::rows::{Done, Stop, signed, time, unsigned};
 use super::writer::Books;
-use crate::catalog::{AccountRecord, MAX_BELIEVED_SERIAL, NodeRecord, NodeStart, Refusal};
+use crate::catalog::{
+    AccountRecord, MAX_BELIEVED_SERIAL, NodeRecord, NodeStart, Refusal, Standing,
+};
 use crate::clock::WallTime;
 use crate::ids::{AccountId, Incarnation, KeyId, NodeId};
 
@@ -20,14 +23,24 @@ pub(super) fn begin_incarnation(
     incarnation: Incarnation,
     now: WallTime,
 ) -> Done<()> {
-    if !knows_incarnation(&books.conn, &incarnation)? {
-        let sql = "INSERT INTO incarnations (incarnation, started_at) VALUES (?, ?)";
-        books.conn.prepare_cached(sql)?.execute((incarnation.as_bytes(), time(now)))?;
-    }
+    enter_incarnation(books, &incarnation, now)?;
     let seconds = (now - NUMBERS_EPOCH).0 / 1000;
     // Far in the future the clock is wrong, and the sequence must last.
     let by_clock = (seconds << NUMBERS_IN_SECOND).min(MAX_BELIEVED_SERIAL.0);
     books.sums.next = books.sums.next.max(by_clock);
+    Ok(())
+}
+
+/// Enters one into the history, unless it is there.
+pub(super) fn enter_incarnation(
+    books: &mut Books,
+    incarnation: &Incarnation,
+    now: WallTime,
+) -> Done<()> {
+    if !knows_incarnation(&books.conn, incarnation)? {
+        let sql = "INSERT INTO incarnations (incarnation, started_at) VALUES (?, ?)";
+        books.conn.prepare_cached(sql)?.execute((incarnation.as_bytes(), time(now)))?;
+    }
     Ok(())
 }
 
@@ -86,6 +99,7 @@ pub(super) fn join_node(
 }
 
 pub(super) fn start_node(books: &mut Books, node: NodeId, start: &NodeStart) -> Done<()> {
+    check_can_hold(&books.conn, node)??;
     let conn = &books.conn;
     let sql = "SELECT incarnation FROM nodes WHERE id = ?";
     let row = conn.prepare_cached(sql)?.query_row((node.0,), |row| row.get(0)).optional()?;
@@ -112,16 +126,78 @@ pub(super) fn start_node(books: &mut Books, node: NodeId, start: &NodeStart) -> 
 }
 
 pub(super) fn set_node_key(books: &mut Books, node: NodeId, key: KeyId) -> Done<()> {
-    if !super::chunks::node_exists(&books.conn, node)? {
-        return Err(Refusal::UnknownNode(node).into());
-    }
+    standing(&books.conn, node)?.ok_or(Refusal::UnknownNode(node))?;
     let sql = "UPDATE nodes SET key_id = ? WHERE id = ? AND coalesce(key_id, -1) < ?";
     books.conn.prepare_cached(sql)?.execute((key.0, node.0, key.0))?;
     Ok(())
 }
 
+pub(super) fn note_time(books: &mut Books, now: WallTime, is_confirmed: bool) -> Done<()> {
+    let sql = "UPDATE catalog SET latest_time = ? WHERE ? OR latest_time < ?";
+    books.conn.prepare_cached(sql)?.execute((time(now), is_confirmed, time(now)))?;
+    Ok(())
+}
+
+pub(super) fn latest_time(conn: &Connection) -> Done<WallTime> {
+    let sql = "SELECT latest_time FROM catalog";
+    Ok(WallTime(conn.prepare_cached(sql)?.query_row((), |row| unsigned(row, 0))?))
+}
+
+/// How a standing is written down.
+fn number_of(standing: Standing) -> u8 {
+    match standing {
+        Standing::Member => 0,
+        Standing::Draining => 1,
+        Standing::Left => 2,
+    }
+}
+
+fn standing_of(row: &Row<'_>, column: usize) -> Done<Standing> {
+    match row.get(column)? {
+        0_i64 => Ok(Standing::Member),
+        1 => Ok(Standing::Draining),
+        2 => Ok(Standing::Left),
+        other => Err(Stop::Damaged(format!("a node has the standing {other}"))),
+    }
+}
+
+/// `None` for a node that never joined.
+pub(super) fn standing(conn: &Connection, node: NodeId) -> Done<Option<Standing>> {
+    let mut statement = conn.prepare_cached("SELECT standing FROM nodes WHERE id = ?")?;
+    let mut rows = statement.query((node.0,))?;
+    rows.next()?.map(|row| standing_of(row, 0)).transpose()
+}
+
+/// Refused: `UnknownNode`, `NodeLeft`.
+pub(super) fn check_can_hold(conn: &Connection, node: NodeId) -> Done<Result<(), Refusal>> {
+    Ok(match standing(conn, node)? {
+        None => Err(Refusal::UnknownNode(node)),
+        Some(Standing::Left) => Err(Refusal::NodeLeft(node)),
+        Some(Standing::Member | Standing::Draining) => Ok(()),
+    })
+}
+
+/// The nodes that are not to lose their copies.
+pub(super) fn members(conn: &Connection) -> Done<BTreeSet<NodeId>> {
+    let mut statement = conn.prepare_cached("SELECT id FROM nodes WHERE standing = ?")?;
+    let rows = statement.query_map((number_of(Standing::Member),), |row| row.get(0))?;
+    rows.map(|id| Ok(NodeId(id?))).collect()
+}
+
+pub(super) fn set_standing(books: &mut Books, node: NodeId, new: Standing) -> Done<()> {
+    match standing(&books.conn, node)?.ok_or(Refusal::UnknownNode(node))? {
+        Standing::Left if new != Standing::Left => return Err(Refusal::NodeLeft(node).into()),
+        Standing::Member | Standing::Draining | Standing::Left => {}
+    }
+    let sql = "UPDATE nodes SET standing = ? WHERE id = ? AND standing <> ?";
+    let number = number_of(new);
+    books.conn.prepare_cached(sql)?.execute((number, node.0, number))?;
+    Ok(())
+}
+
 pub(super) fn nodes(conn: &Connection) -> Done<Vec<NodeRecord>> {
-    let sql = "SELECT id, secret, incarnation, address, zone, offered_bytes, key_id FROM nodes
+    let sql = "SELECT id, secret, incarnation, address, zone, offered_bytes, key_id, standing
+               FROM nodes
                ORDER BY id";
     let mut statement = conn.prepare_cached(sql)?;
     let mut rows = statement.query(())?;
@@ -131,7 +207,7 @@ pub(super) fn nodes(conn: &Connection) -> Done<Vec<NodeRecord>> {
         let address = address.map(|text| text.parse()).transpose();
         let incarnation: Option<[u8; 16]> = row.get(2)?;
         nodes.push(NodeRecord {
-            standing: crate::catalog::Standing::Member,
+            standing: standing_of(row, 7)?,
             id: NodeId(row.get(0)?),
             secret_fingerprint: row.get(1)?,
             incarnation: incarnation.map(Incarnation::from_bytes),

@@ -34,16 +34,12 @@ struct TableOf {
     insert: String,
     delete: String,
     columns: usize,
-    /// Says what a row adds to the sums: files, chunks, copies.
+    /// Says what a row adds to the sums: files, chunks, copies, condemned and unknown ones.
     measure: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Counted {
-    files: i64,
-    chunks: i64,
-    copies: i64,
-}
+/// Files, chunks, copies, condemned copies and unknown ones, as the rows sum up.
+type Counted = [i64; 5];
 
 fn damaged(what: impl Into<String>) -> CatalogError {
     CatalogError::Damaged(what.into())
@@ -86,7 +82,7 @@ impl Rebuild {
             conn,
             tables: Vec::new(),
             indexes: Vec::new(),
-            counted: Counted::default(),
+            counted: [0; 5],
             _lock: lock,
         })
     }
@@ -128,7 +124,7 @@ impl Rebuild {
             conn.execute(sql, ()).map_err(engine)?;
         }
         conn.execute_batch("COMMIT").map_err(engine)?;
-        schema::check_format(&conn, &temporary)?;
+        schema::check_format(&conn, &temporary).map(drop)?;
         conn.close().map_err(|(_, error)| engine(error))?;
         schema::take_name(&dir, &temporary, &file)
     }
@@ -176,37 +172,40 @@ impl Rebuild {
     /// What a row adds to the sums.
     fn measure(&self, table: usize, rowid: i64) -> Result<Counted, CatalogError> {
         let sql = self.tables.get(table).and_then(|of| of.measure.as_deref());
-        let Some(sql) = sql else { return Ok(Counted::default()) };
+        let Some(sql) = sql else { return Ok([0; 5]) };
         let mut statement = self.conn.prepare_cached(sql).map_err(engine)?;
         let measured = statement.query_row((rowid,), |row| {
-            Ok(Counted { files: row.get(0)?, chunks: row.get(1)?, copies: row.get(2)? })
+            Ok([row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?])
         });
         Ok(measured.optional().map_err(engine)?.unwrap_or_default())
     }
 
     fn count(&mut self, what: Counted, sign: i64) {
-        self.counted.files += sign * what.files;
-        self.counted.chunks += sign * what.chunks;
-        self.counted.copies += sign * what.copies;
+        for (counted, more) in self.counted.iter_mut().zip(what) {
+            *counted += sign * more;
+        }
     }
 
     /// The sums are those of the rows, and those that the catalog itself says.
     fn check(&self, sums: &Sums) -> Result<(), CatalogError> {
-        let sql = "SELECT next_number, files, chunks, copies FROM catalog";
+        let sql = "SELECT next_number, files, chunks, copies, condemned, unknown FROM catalog";
         let mut statement = self.conn.prepare_cached(sql).map_err(engine)?;
         let said = statement.query_row((), |row| {
-            let (next, files) = (unsigned(row, 0)?, unsigned(row, 1)?);
-            Ok(Sums { next, files, chunks: unsigned(row, 2)?, copies: unsigned(row, 3)? })
+            Ok(Sums {
+                next: unsigned(row, 0)?,
+                files: unsigned(row, 1)?,
+                chunks: unsigned(row, 2)?,
+                copies: unsigned(row, 3)?,
+                condemned: unsigned(row, 4)?,
+                unknown: unsigned(row, 5)?,
+            })
         });
         let said = said.optional().map_err(engine)?;
         if said != Some(*sums) {
             return Err(damaged(format!("its sums are {said:?} where they should be {sums:?}")));
         }
-        let should_be = Counted {
-            files: sums.files as i64,
-            chunks: sums.chunks as i64,
-            copies: sums.copies as i64,
-        };
+        let should_be =
+            [sums.files, sums.chunks, sums.copies, sums.condemned, sums.unknown].map(|n| n as i64);
         match self.counted == should_be {
             true => Ok(()),
             false => {
@@ -223,8 +222,12 @@ impl TableOf {
         let places = ", ?".repeat(columns.len());
         let table = quoted(name);
         let measure = match name {
-            "chunks" => Some("SELECT 0, 1, length(copies) / 5 FROM chunks WHERE rowid = ?"),
-            "entries" => Some("SELECT version IS NOT NULL, 0, 0 FROM entries WHERE rowid = ?"),
+            "chunks" => Some("SELECT 0, 1, length(copies) / 5, 0, 0 FROM chunks WHERE rowid = ?"),
+            "entries" => {
+                Some("SELECT version IS NOT NULL, 0, 0, 0, 0 FROM entries WHERE rowid = ?")
+            }
+            // Of these, the unknown ones are `Condemned::Unknown`.
+            "condemned" => Some("SELECT 0, 0, 0, 1, why = 3 FROM condemned WHERE rowid = ?"),
             _ => None,
         };
         TableOf {

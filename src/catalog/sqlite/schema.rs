@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::migrate;
 use super::rows::{Done, Stop};
 use super::writer::Sums;
 use crate::catalog::CatalogError;
@@ -14,7 +15,7 @@ use crate::durable::{self, SyncPoint};
 use crate::ids::{ClusterId, Secret};
 
 /// The format that this program writes and reads.
-pub const FORMAT: i64 = 1;
+pub const FORMAT: i64 = 2;
 /// The database in a catalog's directory.
 pub const FILE_NAME: &str = "catalog.db";
 /// The file whose lock keeps a second process out.
@@ -31,13 +32,21 @@ const LOG_NAME: &str = "catalog.db-wal";
 // a directory. A removed file loses its entry and gets a row in `removed`; the chain `previous`
 // leads from a version to the one before it.
 //
+// A version that is replaced or removed has an `ended_at`, which is 0 when it was removed for good.
+// While a long one is ended, part by part from the last one down, it has `is_ending`.
+//
+// `condemned`: copies that count no more and are to be deleted on their nodes. `why` is 1 when
+// nothing refers to the chunk, 2 for surplus, 3 when the serial is unknown; one of the last kind
+// whose `due` is 0 was named to somebody who may have it deleted.
+//
 // `manifests`: the serials of a version in big-endian, `SERIALS_IN_PART` of them in each part but
 // the last. A short manifest stands in the version's own row instead.
 const TABLES: &str = "
 CREATE TABLE catalog (
     id INTEGER PRIMARY KEY, format INTEGER NOT NULL, cluster BLOB NOT NULL, secret BLOB NOT NULL,
     next_number INTEGER NOT NULL, files INTEGER NOT NULL, chunks INTEGER NOT NULL,
-    copies INTEGER NOT NULL);
+    copies INTEGER NOT NULL, condemned INTEGER NOT NULL DEFAULT 0,
+    unknown INTEGER NOT NULL DEFAULT 0, latest_time INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE incarnations (
     position INTEGER PRIMARY KEY, incarnation BLOB NOT NULL UNIQUE, started_at INTEGER NOT NULL);
 CREATE TABLE accounts (
@@ -47,7 +56,8 @@ CREATE TABLE invites (
     fingerprint BLOB PRIMARY KEY, uses INTEGER NOT NULL, expires INTEGER NOT NULL);
 CREATE TABLE nodes (
     id INTEGER PRIMARY KEY, invite BLOB NOT NULL, secret BLOB NOT NULL, incarnation BLOB,
-    address TEXT, zone TEXT NOT NULL, offered_bytes INTEGER NOT NULL, key_id INTEGER);
+    address TEXT, zone TEXT NOT NULL, offered_bytes INTEGER NOT NULL, key_id INTEGER,
+    standing INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE chunks (
     serial INTEGER PRIMARY KEY, account INTEGER NOT NULL, id BLOB NOT NULL,
     length INTEGER NOT NULL, wanted INTEGER NOT NULL, refs INTEGER NOT NULL,
@@ -62,13 +72,22 @@ CREATE TABLE versions (
     version INTEGER PRIMARY KEY, account INTEGER NOT NULL, entry INTEGER NOT NULL,
     previous INTEGER, committed_at INTEGER NOT NULL, ended_at INTEGER, size INTEGER NOT NULL,
     chunk_count INTEGER NOT NULL, copies INTEGER NOT NULL, mtime_ms INTEGER NOT NULL,
-    is_executable INTEGER NOT NULL, serials BLOB);
+    is_executable INTEGER NOT NULL, serials BLOB, is_ending INTEGER NOT NULL DEFAULT 0);
+CREATE INDEX ended_versions ON versions (ended_at) WHERE ended_at IS NOT NULL;
 CREATE TABLE manifests (
-    version INTEGER NOT NULL, part INTEGER NOT NULL, serials BLOB NOT NULL,
-    PRIMARY KEY (version, part));
+    number INTEGER PRIMARY KEY, version INTEGER NOT NULL, part INTEGER NOT NULL,
+    serials BLOB NOT NULL);
+CREATE UNIQUE INDEX manifest_parts ON manifests (version, part);
 CREATE TABLE removed (
     entry INTEGER PRIMARY KEY, account INTEGER NOT NULL, path TEXT NOT NULL,
     version INTEGER NOT NULL, removed_at INTEGER NOT NULL);
+CREATE INDEX removed_paths ON removed (account, path);
+CREATE INDEX removed_times ON removed (account, removed_at, version);
+CREATE TABLE condemned (
+    number INTEGER PRIMARY KEY, node INTEGER NOT NULL, serial INTEGER NOT NULL,
+    length INTEGER NOT NULL, why INTEGER NOT NULL, purge INTEGER NOT NULL, due INTEGER NOT NULL);
+CREATE UNIQUE INDEX condemned_copies ON condemned (node, serial);
+CREATE INDEX condemned_serials ON condemned (serial);
 CREATE TABLE staged (
     number INTEGER PRIMARY KEY, account INTEGER NOT NULL, upload BLOB NOT NULL,
     part INTEGER NOT NULL, staged_at INTEGER NOT NULL, ids BLOB NOT NULL);
@@ -133,7 +152,8 @@ pub(super) fn create(
             (key_fingerprint,),
         )?;
         conn.execute(
-            "INSERT INTO catalog VALUES (1, ?, ?, ?, 1, 0, 0, 0)",
+            "INSERT INTO catalog (id, format, cluster, secret, next_number, files, chunks, copies)
+             VALUES (1, ?, ?, ?, 1, 0, 0, 0)",
             (FORMAT, ClusterId::random().as_bytes(), Secret::random().as_bytes()),
         )?;
         conn.close().map_err(|(_, error)| error)
@@ -166,10 +186,14 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     let conn = Connection::open_with_flags(&path, flags);
     let mut conn = conn.map_err(|error| unreadable(&path, error))?;
     // Before anything is written: a format of tomorrow is not ours to touch.
-    check_format(&conn, &path)?;
-    configure_writer(&mut conn)
+    let format = check_format(&conn, &path)?;
+    configure_writer(&conn)
         .map_err(|source| CatalogError::Engine { doing: "be set up", source })?;
+    migrate::migrate(&conn, format)
+        .map_err(|source| CatalogError::Engine { doing: "be brought to this format", source })?;
     empty_log(&conn).map_err(|source| CatalogError::Engine { doing: "empty its log", source })?;
+    tell_of_deletes(&mut conn)
+        .map_err(|source| CatalogError::Engine { doing: "be set up", source })?;
     Ok(conn)
 }
 
@@ -189,7 +213,7 @@ fn drop_cached_log(dir: &Path) -> Result<(), CatalogError> {
 /// operations of a batch share. Once that is set up, a checkpoint that fails loses nothing and
 /// stops nobody: what it would have moved stays in the log, which is durable, and is moved again
 /// later.
-fn configure_writer(conn: &mut Connection) -> rusqlite::Result<()> {
+fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA journal_mode = WAL", (), |_| Ok(()))?;
     let left_out = SyncPoint::CatalogCommit.is_left_out();
     conn.pragma_update(None, "synchronous", if left_out { "OFF" } else { "FULL" })?;
@@ -199,6 +223,11 @@ fn configure_writer(conn: &mut Connection) -> rusqlite::Result<()> {
     conn.query_row("PRAGMA wal_autocheckpoint = 2000", (), |_| Ok(()))?;
     conn.query_row("PRAGMA journal_size_limit = 33554432", (), |_| Ok(()))?;
     conn.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+/// Has the journal told of each row that goes. Set last: a table cannot be dropped any more then.
+fn tell_of_deletes(conn: &mut Connection) -> rusqlite::Result<()> {
     // Has a `DELETE` of all rows of a table delete each of them, and so told of by the update hook
     // (sqlite3_set_authorizer: SQLITE_IGNORE for SQLITE_DELETE).
     conn.authorizer(Some(|asked: AuthContext<'_>| match asked.action {
@@ -234,10 +263,11 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     Ok(conn)
 }
 
-pub(super) fn check_format(conn: &Connection, path: &Path) -> Result<(), CatalogError> {
+/// The format of the database, if this program can read it or bring it to its own.
+pub(super) fn check_format(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
     let format = conn.query_row("SELECT format FROM catalog WHERE id = 1", (), |row| row.get(0));
     match format {
-        Ok(FORMAT) => Ok(()),
+        Ok(found @ migrate::OLDEST_FORMAT..=FORMAT) => Ok(found),
         Ok(found) => Err(CatalogError::Format { path: path.into(), found, known: FORMAT }),
         Err(error) => Err(unreadable(path, error)),
     }
@@ -261,13 +291,16 @@ pub(super) struct Head {
 }
 
 pub(super) fn read_head(conn: &Connection) -> Done<Head> {
-    let sql = "SELECT cluster, secret, next_number, files, chunks, copies FROM catalog";
+    let sql = "SELECT cluster, secret, next_number, files, chunks, copies, condemned, unknown
+               FROM catalog";
     let head = conn.query_row(sql, (), |row| {
         let sums = Sums {
             next: super::rows::unsigned(row, 2)?,
             files: super::rows::unsigned(row, 3)?,
             chunks: super::rows::unsigned(row, 4)?,
             copies: super::rows::unsigned(row, 5)?,
+            condemned: super::rows::unsigned(row, 6)?,
+            unknown: super::rows::unsigned(row, 7)?,
         };
         let cluster = ClusterId::from_bytes(row.get(0)?);
         Ok(Head { cluster, secret: Secret::from_bytes(row.get(1)?), sums })

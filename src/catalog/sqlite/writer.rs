@@ -7,7 +7,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ pub(super) struct Sums {
     pub files: u64,
     pub chunks: u64,
     pub copies: u64,
+    /// Copies that are condemned, and of these those whose serial was unknown.
+    pub condemned: u64,
+    pub unknown: u64,
 }
 
 /// What an operation works on: the writer's connection, inside its transaction.
@@ -96,6 +99,8 @@ struct Shared {
     /// is false, a reader's own connection sees all that anybody was ever answered.
     has_early: AtomicBool,
     commits: AtomicU64,
+    /// When the last of them was.
+    last_commit: Mutex<Option<Instant>>,
     /// Set before any caller can see the failure.
     failure: OnceLock<String>,
 }
@@ -174,6 +179,11 @@ impl Writer {
     /// How many transactions were made durable that wrote something.
     pub(super) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
+    }
+
+    /// When the last of them was made durable.
+    pub(super) fn last_commit(&self) -> Option<Instant> {
+        *self.shared.last_commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many operations wait in the queue.
@@ -315,6 +325,8 @@ impl Desk {
             if changes != self.changes {
                 self.changes = changes;
                 self.shared.commits.fetch_add(1, Ordering::SeqCst);
+                let last = self.shared.last_commit.lock();
+                *last.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
         }
         self.feed.committed(&self.books.sums);
@@ -331,12 +343,15 @@ impl Desk {
         if sums == self.stored {
             return Ok(());
         }
-        let sql = "UPDATE catalog SET next_number = ?, files = ?, chunks = ?, copies = ?";
+        let sql = "UPDATE catalog SET next_number = ?, files = ?, chunks = ?, copies = ?,
+                   condemned = ?, unknown = ?";
         self.books.conn.prepare_cached(sql)?.execute((
             signed(sums.next),
             signed(sums.files),
             signed(sums.chunks),
             signed(sums.copies),
+            signed(sums.condemned),
+            signed(sums.unknown),
         ))?;
         self.stored = sums;
         Ok(())

@@ -2,6 +2,7 @@
 
 mod coming;
 mod copying;
+mod metrics;
 mod reading;
 mod sessions;
 mod storing;

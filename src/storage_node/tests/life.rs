@@ -108,3 +108,22 @@ fn a_node_without_a_main_server_still_stops() {
     main.stop();
     node.node.stop();
 }
+
+#[test]
+fn metrics_say_what_was_stored_and_read() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    store(&main, &node.node, 1, b"four").unwrap();
+    let mut page = crate::metrics::Page::default();
+    node.node.metrics()(&mut page);
+    let text = page.text();
+    for line in [
+        "p2pdfs_node_chunks 1\n",
+        "p2pdfs_node_received_bytes_total{from=\"client\"} 4\n",
+        "p2pdfs_node_stored_chunks_total 1\n",
+        "p2pdfs_node_failed 0\n",
+        "# TYPE p2pdfs_node_space_bytes gauge\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in:\n{text}");
+    }
+}
