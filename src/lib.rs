@@ -19,7 +19,7 @@
 //!
 //! What is kept:
 //! - [`catalog`]: the main server's books, a contract with two implementations; [`segments`]: a
-//!   node's chunks on disk.
+//!   node's chunks on disk; [`journal`]: the books' copies on nodes, sealed.
 //!
 //! The roles, which join these:
 //! - [`main_server`], [`storage_node`], [`client`]; and [`cli`], the programs around them.

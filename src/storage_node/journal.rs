@@ -53,11 +53,19 @@ struct State {
     interval: Duration,
     /// By generation: the bytes that are whole and durable, and those of the file.
     kept: BTreeMap<u64, Extent>,
-    /// Why it cannot be kept until the next start.
-    failed: Option<String>,
+    /// Why it cannot be kept.
+    failed: Option<Failure>,
     /// `stopping` shares the lock of `socket`: a connection is either cut by a stop or not begun.
     socket: Option<TcpStream>,
     stopping: bool,
+}
+
+/// What went wrong with the files.
+#[derive(Debug)]
+struct Failure {
+    why: String,
+    /// It was not a want of space, say, that may pass: what the disk has is not known any more.
+    is_final: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -91,6 +99,7 @@ impl Keeper {
         state.interval = interval;
         let was_wanted = std::mem::replace(&mut state.is_wanted, head.follow);
         if state.is_wanted && !was_wanted {
+            state.failed.take_if(|failure| !failure.is_final);
             // One that was taken note of already is enough.
             let _ = self.wake.0.try_send(());
         }
@@ -170,19 +179,36 @@ impl Keeper {
         let newest = state.kept.iter().rev().take(MAX_GENERATIONS);
         let kept = newest
             .map(|(number, extent)| KeptGeneration { generation: *number, bytes: extent.good });
-        Follow { kept: kept.collect(), failed: state.failed.clone() }
+        Follow {
+            kept: kept.collect(),
+            failed: state.failed.as_ref().map(|failure| failure.why.clone()),
+        }
     }
 
-    /// Puts the payload of a reply into its file, durable.
-    fn take(&self, reply: &FollowReply, payload: &[u8]) -> io::Result<()> {
+    /// Puts the payload of a reply into its file, durable. True with the error when it is final.
+    fn take(&self, reply: &FollowReply, payload: &[u8]) -> Result<(), (bool, io::Error)> {
+        let is_new = !self.lock().kept.contains_key(&reply.generation);
+        let file = self.write(reply, payload).map_err(|error| (false, error))?;
+        durable::sync_file(&file, SyncPoint::JournalData).map_err(|error| (true, error))?;
+        if is_new {
+            durable::sync_directory(&self.directory, SyncPoint::StateDirectory)
+                .map_err(|error| (true, error))?;
+        }
+        let end = reply.offset + payload.len() as u64;
+        self.lock().kept.insert(reply.generation, Extent { good: end, file: end });
+        Ok(())
+    }
+
+    fn write(&self, reply: &FollowReply, payload: &[u8]) -> io::Result<File> {
         let there = self.lock().kept.get(&reply.generation).copied();
         if reply.offset > there.unwrap_or_default().good {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "there would be a gap"));
         }
         let path = path_of(&self.directory, reply.generation);
         durable::make_directories(&self.directory)?;
-        let options = OpenOptions::new().write(true).create(true).truncate(false).clone();
-        let file = options.clone().mode(0o600).open(&path)?;
+        let mut options = OpenOptions::new();
+        let options = options.write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(&path)?;
         if there.is_none() {
             durable::entry_created(&path);
         }
@@ -191,13 +217,7 @@ impl Keeper {
         self.lock().kept.insert(reply.generation, shorter);
         file.set_len(reply.offset)?;
         file.write_all_at(payload, reply.offset)?;
-        durable::sync_file(&file, SyncPoint::JournalData)?;
-        if there.is_none() {
-            durable::sync_directory(&self.directory, SyncPoint::StateDirectory)?;
-        }
-        let end = reply.offset + payload.len() as u64;
-        self.lock().kept.insert(reply.generation, Extent { good: end, file: end });
-        Ok(())
+        Ok(file)
     }
 
     fn remove_before(&self, generation: u64) {
@@ -259,7 +279,7 @@ impl Keeper {
 pub(super) fn run(shared: &Shared) {
     let keeper = &shared.journal;
     if let Err(error) = keeper.open() {
-        keeper.fail("what is kept of the journal cannot be read", &error);
+        keeper.fail("what is kept of the journal cannot be read", &error, true);
     }
     let mut pause = FIRST_PAUSE;
     loop {
@@ -326,8 +346,8 @@ fn keep(
 ) -> Result<(), CallError> {
     if reply.generation > 0 {
         connection.read_payload(buffer, |_| {})?;
-        if let Err(error) = keeper.take(reply, buffer.as_slice()) {
-            keeper.fail("the journal cannot be kept", &error);
+        if let Err((is_final, error)) = keeper.take(reply, buffer.as_slice()) {
+            keeper.fail("the journal cannot be kept", &error, is_final);
             return Ok(());
         }
     }
@@ -336,9 +356,9 @@ fn keep(
 }
 
 impl Keeper {
-    /// What could not be written may be so later; what could not be synced is never relied on again.
-    fn fail(&self, what: &str, error: &io::Error) {
+    fn fail(&self, what: &str, error: &io::Error, is_final: bool) {
         log::error!("{what} directory={} error={error}", self.directory.display());
-        self.lock().failed = Some(format!("{what}: {error}"));
+        let why = format!("{what}: {error}");
+        self.lock().failed = Some(Failure { why, is_final });
     }
 }

@@ -11,6 +11,7 @@ mod local_cluster;
 mod mini_client;
 mod powercut;
 mod promises;
+mod recover;
 mod resume;
 mod tokens;
 mod under_copied;

@@ -65,7 +65,8 @@ impl Journal {
         if !state.keepers.contains(&node) {
             return;
         }
-        let is_news = state.progress.heard(node, request, Instant::now());
+        state.progress.heard(node, request, Instant::now());
+        let is_awaited = state.progress.is_unsettled();
         let (newest, _) = state.progress.written();
         let highest = request.kept.iter().map(|kept| kept.generation).max().unwrap_or(0);
         // A clock that was wrong, or an old copy of this directory, began a lower one: nodes and
@@ -74,7 +75,7 @@ impl Journal {
             state.floor = state.floor.max(highest);
         }
         drop(state);
-        if is_news || request.failed.is_some() {
+        if is_awaited || request.failed.is_some() {
             self.wake();
         }
     }

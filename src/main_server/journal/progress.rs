@@ -120,14 +120,14 @@ impl Progress {
         self.written.iter_mut().find(|written| written.generation == generation)
     }
 
-    /// Takes a keeper's word for what it has. True when anything is safe that was not.
-    pub fn heard(&mut self, node: NodeId, follow: &Follow, now: Instant) -> bool {
+    /// Takes a keeper's word for what it has.
+    pub fn heard(&mut self, node: NodeId, follow: &Follow, now: Instant) {
         if follow.failed.is_some() {
             self.cannot.insert(node, now);
         }
         let durable = follow.kept.iter().map(|kept| (kept.generation, kept.bytes)).collect();
         self.followers.insert(node, Follower { durable, owes_since: None });
-        self.judge()
+        self.judge();
     }
 
     /// Forgets those that are no keepers any more.
@@ -193,8 +193,7 @@ impl Progress {
     }
 
     /// Finds what is safe by now.
-    fn judge(&mut self) -> bool {
-        let mut is_news = false;
+    fn judge(&mut self) {
         while let Some(first) = self.not_safe.front() {
             // The newest generation is the one that stays.
             let safe = first.ends.iter().rev().find_map(|&(generation, bytes, sequence)| {
@@ -204,9 +203,7 @@ impl Progress {
             let Some((generation, sequence)) = safe else { break };
             self.safe = Some((generation, sequence, first.time));
             self.not_safe.pop_front();
-            is_news = true;
         }
-        is_news
     }
 
     /// The newest generation when its snapshot is on `copies` nodes and older ones can go; the
@@ -219,6 +216,11 @@ impl Progress {
         }
         self.keep_from = generation;
         Some(generation)
+    }
+
+    /// True while the newest generation is not on enough nodes to end those before it.
+    pub fn is_unsettled(&self) -> bool {
+        self.written.last().is_some_and(|last| last.generation > self.keep_from)
     }
 
     /// Since when there is something that is not safe.
