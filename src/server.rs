@@ -165,6 +165,11 @@ impl Server {
     /// What is not done within the grace time is cut off, so this returns within twice that time
     /// even when peers hang.
     pub fn stop(&mut self) {
+        self.stop_cutting(|| {});
+    }
+
+    /// As `stop`; when the grace time is over, `cut` is to end what requests wait for elsewhere.
+    pub fn stop_cutting(&mut self, cut: impl FnOnce()) {
         let Some(accepting) = self.accepting.take() else { return };
         self.close_all(Shutdown::Read);
         // On Linux this wakes a thread that waits in accept(2).
@@ -176,6 +181,7 @@ impl Server {
         }
         if !self.wait_until_empty() {
             self.close_all(Shutdown::Both);
+            cut();
             if !self.wait_until_empty() {
                 log::warn!("stopped with connections={} still busy", self.open_connections());
             }

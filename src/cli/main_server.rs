@@ -19,9 +19,11 @@ use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
     self, CatalogError, Config, Directory, DirectoryError, JournalKeys, JournalSetup, MainServer,
+    RepairSpeed,
 };
 use crate::policy::placement::Placement;
 use crate::server::Limits;
+use crate::size::ByteSize;
 
 const PROGRAM: &str = "p2pdfs-main";
 
@@ -69,6 +71,11 @@ struct Flags {
     #[arg(long, value_name = "MS", default_value_t = 5000, env = "P2PDFS_MAIN_HEARTBEAT_MS",
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: u64,
+
+    /// How fast missing copies are made at most: bytes a second, such as 100M, or `unlimited`. Without
+    /// it, as fast as it goes beside what clients do
+    #[arg(long, value_name = "SPEED", env = "P2PDFS_MAIN_REPAIR_SPEED", value_parser = repair_speed)]
+    repair_speed: Option<RepairSpeed>,
 
     /// Serve other machines too, though nothing is encrypted
     #[arg(long, env = "P2PDFS_MAIN_INSECURE_PLAINTEXT")]
@@ -134,8 +141,17 @@ fn config(flags: &Flags) -> Config {
         },
         heartbeat: Duration::from_millis(flags.heartbeat_ms),
         limits,
+        repair_speed: flags.repair_speed.unwrap_or_default(),
         insecure_plaintext: flags.insecure_plaintext,
     }
+}
+
+fn repair_speed(text: &str) -> Result<RepairSpeed, String> {
+    if text == "unlimited" {
+        return Ok(RepairSpeed::Unlimited);
+    }
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}, and not `unlimited`"))?;
+    Ok(RepairSpeed::BytesPerSecond(size.0))
 }
 
 fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {

@@ -243,6 +243,9 @@ fn explain(directory: &Path, error: &NodeError) -> Failure {
         NodeError::Store(_) => failure(Exit::Failed)
             .hint(format!("is its disk mounted? `{PROGRAM} check {shown}` says what is there")),
         NodeError::OtherCluster { .. } => failure(Exit::NotAllowed),
+        NodeError::Left(_) => {
+            failure(Exit::NotAllowed).hint(format!("{shown} can be deleted; to join anew: {join}"))
+        }
         NodeError::Io { .. } | NodeError::Thread(_) => failure(Exit::Failed),
     }
 }

@@ -2,15 +2,18 @@
 //!
 //! `session` reads requests and knows who may ask what; `allocate`, `read`, `names`, `join`,
 //! `heartbeat`, `confirm` and `inventory` serve them; `nodes` is what is known of the nodes now;
-//! `copier` has missing copies made. Decisions are made in `policy`, the books are the `catalog`.
+//! `survey` finds the chunks that have not the copies that they should,
+//! and `repair` sees to them. Decisions are made in `policy`, the books are the `catalog`.
 
 mod admin;
 mod allocate;
 mod bell;
+mod census;
+mod circle;
 mod confirm;
-mod copier;
 mod directory;
 mod fault;
+mod files_at_risk;
 mod heartbeat;
 mod inventory;
 mod join;
@@ -18,19 +21,25 @@ mod journal;
 mod keys;
 mod leaving;
 mod metrics;
+mod moves;
 mod names;
 mod node;
 mod nodes;
 mod orders;
+mod rate;
 mod read;
+mod recent;
 mod recover;
+mod repair;
 mod room;
 mod session;
 mod status;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod under_way;
 mod upkeep;
+mod view;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -43,19 +52,26 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
 pub use crate::journal::RecoveryKey;
+pub use repair::RepairSpeed;
+
 pub use directory::{Directory, DirectoryError, bind, check};
 pub use journal::{JournalKeys, JournalSetup};
 pub use recover::{RecoverError, Recovered, Recovery, read_key, recover, write_key};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
 use crate::metrics::Page;
-use crate::policy::placement::{Placement, Placer};
+use crate::policy::liveness::DEAD_AFTER;
+use crate::policy::mass_silence::MassSilence;
+use crate::policy::pace::Hands;
+use crate::policy::placement::{Candidate, Placement, Placer};
 use crate::server::{Limits, Server};
-use copier::Copier;
 use journal::{Journal, Writing};
 use nodes::Nodes;
+use recent::Recent;
+use repair::Repair;
+use survey::{Survey, SurveyThread};
 use under_way::UnderWay;
 use upkeep::Upkeep;
 
@@ -66,6 +82,7 @@ pub struct Config {
     /// How long a heartbeat is held back when there is nothing to say.
     pub heartbeat: Duration,
     pub limits: Limits,
+    pub repair_speed: RepairSpeed,
     /// Allow nodes on other machines, in plain text.
     pub insecure_plaintext: bool,
 }
@@ -76,6 +93,7 @@ impl Default for Config {
             placement: Placement::default(),
             heartbeat: Duration::from_secs(5),
             limits: Limits::default(),
+            repair_speed: RepairSpeed::default(),
             insecure_plaintext: false,
         }
     }
@@ -94,7 +112,7 @@ pub enum StartError {
 pub struct MainServer {
     main: Arc<Main>,
     server: Server,
-    upkeep: Option<Upkeep>,
+    upkeep: Option<(Upkeep, SurveyThread)>,
     writing: Option<Writing>,
     failures: Receiver<String>,
 }
@@ -107,8 +125,14 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
-    copier: Copier,
     journal: Journal,
+    repair: Repair,
+    survey: Survey,
+    recent: Recent,
+    silence: Mutex<MassSilence>,
+    /// Until then, nodes have time to come back after the main server's start; nothing, when all of
+    /// them are there.
+    grace: Mutex<Option<Moment>>,
     under_way: Mutex<UnderWay>,
     waker: upkeep::Waker,
     failed: Sender<String>,
@@ -151,7 +175,7 @@ impl MainServer {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
         let main = Arc::new(Main::new(config, catalog, journal, clock, failed)?);
-        let upkeep = Upkeep::start(main.clone())?;
+        let upkeep = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
         let writing = Writing::start(main.clone())?;
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
@@ -211,6 +235,10 @@ impl Main {
         let incarnation = Incarnation::random();
         catalog.begin_incarnation(incarnation, clock.wall())?;
         let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
+        let grace = clock.now() + nodes.interval() * DEAD_AFTER;
+        let grace = Mutex::new((!nodes.view(false).is_whole()).then_some(grace));
+        let repair = Repair::new(config.repair_speed, clock.now());
+        let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
         let [seed, ..] = draw();
         // Numbers of orders are not used again after a restart, and stay below 2^53.
         let orders = AtomicU64::new(clock.wall().0 << 10);
@@ -221,8 +249,12 @@ impl Main {
             cluster,
             incarnation,
             nodes,
-            copier: Copier::default(),
             journal: Journal::new(journal),
+            repair,
+            survey: Survey::default(),
+            recent: Recent::default(),
+            silence,
+            grace,
             under_way: Mutex::default(),
             waker: upkeep::Waker::default(),
             failed,
@@ -250,7 +282,13 @@ impl Main {
     fn placer(&self) -> Placer {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         let turn = self.turn.load(Ordering::Relaxed);
-        Placer::new(self.config.placement, self.nodes.candidates(), seed, turn)
+        let mut candidates = self.nodes.candidates();
+        if self.config.repair_speed == RepairSpeed::Unlimited {
+            for Candidate { hands, .. } in &mut candidates {
+                *hands = Hands::new(hands.orders, hands.bytes, 0);
+            }
+        }
+        Placer::new(self.config.placement, candidates, seed, turn)
     }
 
     /// To be called after the last use of a placer. Requests at the same time may take the same

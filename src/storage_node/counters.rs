@@ -37,6 +37,16 @@ impl Counters {
         self.node_bytes.load(Ordering::Relaxed)
     }
 
+    /// Chunks that became durable here.
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Copies found damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
     /// Transfers under way now.
     pub fn transfers(&self) -> u32 {
         self.transfers.load(Ordering::Relaxed)

@@ -9,7 +9,6 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -55,9 +54,6 @@ struct State {
     kept: BTreeMap<u64, Extent>,
     /// Why it cannot be kept.
     failed: Option<Failure>,
-    /// `stopping` shares the lock of `socket`: a connection is either cut by a stop or not begun.
-    socket: Option<TcpStream>,
-    stopping: bool,
 }
 
 /// What went wrong with the files.
@@ -126,22 +122,6 @@ impl Keeper {
         let temporary = self.directory.join("head.json.new");
         std::fs::write(&temporary, serde_json::to_vec(head).expect("plain data"))?;
         std::fs::rename(temporary, path)
-    }
-
-    /// Ends what waits for the main server, and lets nothing more begin.
-    pub fn cut(&self) {
-        let mut state = self.lock();
-        state.stopping = true;
-        if let Some(socket) = state.socket.take() {
-            // One that is closed already needs no cutting.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn set_socket(&self, socket: Option<TcpStream>) -> bool {
-        let mut state = self.lock();
-        state.socket = socket;
-        !state.stopping
     }
 
     /// Reads what there is, and how far it is whole.
@@ -292,7 +272,6 @@ pub(super) fn run(shared: &Shared) {
             continue;
         }
         let ended = follow(shared);
-        keeper.set_socket(None);
         match ended {
             Ok(()) => pause = FIRST_PAUSE,
             Err(error) => log::debug!("the journal is not followed error={}", with_causes(&error)),
@@ -307,12 +286,7 @@ pub(super) fn run(shared: &Shared) {
 /// Follows on one connection, for as long as it is wanted.
 fn follow(shared: &Shared) -> Result<(), CallError> {
     let keeper = &shared.journal;
-    let mut connection = shared.dial_main()?;
-    let address = connection.address().clone();
-    let socket = connection.socket().map_err(|source| CallError::Connect { address, source })?;
-    if !keeper.set_socket(Some(socket)) {
-        return Ok(());
-    }
+    let mut connection = shared.dial_journal()?;
     let mut buffer = PayloadBuffer::default();
     loop {
         let (is_wanted, interval) = {

@@ -24,6 +24,13 @@ pub fn fill(shared: &Shared, connections: usize, page: &mut Page) {
     page.counter("p2pdfs_node_syncs_total", help, member.store.sync_count());
     let help = "Copies that were dropped since they were damaged.";
     page.counter("p2pdfs_node_dropped_copies_total", help, member.store.dropped_count());
+    let scrub = shared.scrub.state();
+    let help = "Passes of verifying all that is kept.";
+    page.counter("p2pdfs_node_scrub_passes_total", help, scrub.passes);
+    let values =
+        [("done", scrub.done_bytes), ("total", scrub.total_bytes)].map(|(of, n)| (of, n as f64));
+    let help = "Bytes verified in this pass, and bytes that it has to verify.";
+    page.gauges("p2pdfs_node_scrub_bytes", help, "of", values);
     let has_failed = u8::from(member.store.has_failed());
     page.gauge("p2pdfs_node_failed", "1 when the disk has failed.", has_failed.into());
 }

@@ -11,10 +11,11 @@ use crate::causes::with_causes;
 use crate::ids::{Address, NodeId};
 use crate::metrics::Page;
 use crate::server::{Limits, Server};
+use crate::wire::CallError;
 use crate::wire::node_to_main::AddMeReply;
-use crate::wire::{CallError, Connection};
 
-use super::config::NodeConfig;
+use super::compaction;
+use super::config::{NodeConfig, ScrubRate};
 use super::control::{self, FirstContact};
 use super::counters::Counters;
 use super::error::NodeError;
@@ -23,8 +24,11 @@ use super::join;
 use super::journal;
 use super::keys::Keys;
 use super::metrics;
+use super::orders;
+use super::scrub;
 use super::service::NodeService;
 use super::shared::Shared;
+use super::sockets::Dialled;
 
 /// A storage node that runs in this process. Dropping it stops it, too.
 pub struct Node {
@@ -117,7 +121,7 @@ impl Node {
     }
 
     /// Starts the control thread, and waits for what comes of it first.
-    fn find_main(&mut self, joined: Option<(Connection, AddMeReply)>) -> Result<(), NodeError> {
+    fn find_main(&mut self, joined: Option<(Dialled, AddMeReply)>) -> Result<(), NodeError> {
         let (first, contact) = bounded(1);
         let shared = self.shared.clone();
         self.control = Some(spawn("control", move || control::run(&shared, joined, first))?);
@@ -136,20 +140,34 @@ impl Node {
     fn stop_all(&mut self) {
         let Some(stop) = self.stop.take() else { return };
         drop(stop);
-        self.shared.orders.stop();
-        // A stale copy must not say goodbye in the name of the node that it is not any more.
-        if self.control.is_some() && !self.shared.is_given_up() {
-            control::part(&self.shared);
+        let shared = self.shared.clone();
+        shared.orders.stop();
+        if let Some(member) = shared.member() {
+            member.store.wake_compaction();
         }
-        self.shared.cut_control();
-        self.shared.journal.cut();
+        // A stale copy must not say goodbye in the name of the node that it is not any more.
+        let parts = self.control.is_some() && !shared.is_given_up();
+        let is_heard = parts && control::part(&shared);
+        shared.links.control.cut();
+        shared.links.journal.cut();
         join_thread(self.control.take());
+        // Whoever hears no goodbye hears no confirmation either.
+        if !is_heard {
+            abandon_main(&shared);
+        }
         // Requests that have arrived are answered, for which they may have something confirmed.
-        self.server.stop();
-        self.shared.confirmer.stop();
+        self.server.stop_cutting(|| {
+            shared.links.peers.cut();
+            abandon_main(&shared);
+        });
+        shared.links.peers.cut();
+        shared.confirmer.stop();
+        if !shared.confirmer.wait_over(shared.limits.parting_patience) {
+            abandon_main(&shared);
+        }
         self.workers.drain(..).for_each(|worker| join_thread(Some(worker)));
         self.close_store();
-        log::info!("stopped node={} {}", self.node, self.shared.counters);
+        log::info!("stopped node={} {}", self.node, shared.counters);
     }
 
     fn close_store(&self) {
@@ -225,9 +243,24 @@ impl Starting {
             .push(spawn("confirmer", move || for_confirmer.confirmer.run(&for_confirmer))?);
         let for_keeper = shared.clone();
         running.workers.push(spawn("journal", move || journal::run(&for_keeper))?);
-        running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
+        for _ in 0..orders::WORKERS {
+            let shared = shared.clone();
+            running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
+        }
+        let for_compaction = shared.clone();
+        let compact = move || compaction::run(&for_compaction);
+        running.workers.push(spawn("compaction", compact)?);
+        if shared.scrubbing.rate != ScrubRate::Off {
+            running.workers.push(spawn("scrub", move || scrub::run(&shared))?);
+        }
         Ok(running)
     }
+}
+
+/// Gives up what waits for the main server.
+fn abandon_main(shared: &Shared) {
+    shared.confirmer.abandon();
+    shared.links.main.cut();
 }
 
 /// Listens where it is wanted; where any port would do, on the one of the last start if it is free.
