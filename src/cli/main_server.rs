@@ -165,6 +165,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
         .local_addr()
         .map_err(|error| Failure::because(Exit::Failed, "cannot listen", &error))?;
     flags.recovery.recover(dir, address, flags.insecure_plaintext)?;
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let directory = Directory::open(dir, address).map_err(|error| cannot_open(dir, &error))?;
     if directory.is_new {
         let file = directory.client_file.display();
@@ -178,10 +179,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let server = MainServer::start_with_journal(config(flags), journal, listener, Clock::system());
     let mut server = server
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
-    let metrics = flags
-        .metrics
-        .map(|at| metrics_endpoint::start(at, flags.insecure_plaintext, server.metrics()))
-        .transpose()?;
+    let metrics = metrics_endpoint::start(metrics, server.metrics())?;
     announce(address);
     let failures = server.failures();
     let why = select! {
