@@ -15,6 +15,7 @@ pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;
+mod recovery;
 pub mod signals;
 pub mod storage_node;
 pub mod up;
