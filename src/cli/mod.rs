@@ -16,6 +16,7 @@ pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;
+mod recovery;
 pub mod signals;
 pub mod span;
 pub mod storage_node;
