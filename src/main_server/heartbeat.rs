@@ -39,7 +39,8 @@ impl Session<'_> {
         let deadline = Instant::now() + self.main.nodes.interval();
         loop {
             control.bell.heed();
-            if self.main.nodes.has_news(node, self.number) {
+            let has_news = self.main.nodes.has_news(node, self.number);
+            if has_news || self.main.has_journal_news(node) {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -66,6 +67,7 @@ impl Main {
         if news.is_good_news {
             self.repair.retry_waiting();
         }
+        self.note_removed(node, &news.closed)?;
         for given in news.closed {
             self.close_order(given, self.clock.now());
         }
@@ -92,8 +94,8 @@ impl Main {
         beat: &Heartbeat,
     ) -> Result<HeartbeatReply, Fault> {
         match self.nodes.check_working(node, Some(beat.incarnation)) {
-            Err(over @ (NotWorking::Outdated(_) | NotWorking::Left(_))) => return Err(over.into()),
-            Err(NotWorking::Unknown(_) | NotWorking::NotAdded(_)) | Ok(()) => {}
+            Err(NotWorking::Unknown(_)) | Ok(()) => {}
+            Err(over) => return Err(over.into()),
         }
         let mut nodes = Addresses::new();
         let mut orders = Vec::new();
@@ -111,7 +113,7 @@ impl Main {
             keys: self.nodes.keys_for(node, beat.newest_key),
             orders: orders.into(),
             nodes,
-            journal: None,
+            journal: self.journal_head(node),
         })
     }
 }

@@ -15,6 +15,7 @@ mod mini_client;
 mod operators;
 mod powercut;
 mod promises;
+mod recover;
 mod repair;
 mod resume;
 mod scrub;
