@@ -126,6 +126,8 @@ fn what_is_damaged_is_told_from_what_is_not_there() {
     assert_eq!((missing.sequence, missing.is_damage), (4, true));
     assert!(missing.asked[0].1.contains("checksum"), "{missing:?}");
     assert_eq!(missing.asked[1], ("b".to_string(), "it ends before".to_string()));
+    let (found, _) = together(&key, &[&damaged, &bytes], None);
+    assert_eq!((found.sequence, found.mended.len(), found.mended[0].0), (6, 1, 4));
     let (found, _) = together(&key, &[&bytes[..ends[4] + 5], &bytes[..ends[3]]], None);
     assert!(!found.ends.expect("an end").is_damage, "a torn tail is no damage");
 }
