@@ -15,8 +15,9 @@ pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;
+mod recovery;
 mod retention;
-mod signals;
+pub mod signals;
 pub mod storage_node;
 pub mod up;
 

@@ -119,7 +119,7 @@ pub fn main() -> ExitCode {
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
     limits::raise_open_files();
-    let (metrics_at, insecure_plaintext) = (flags.metrics, flags.insecure_plaintext);
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
@@ -128,9 +128,7 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
     if let Some(error) = node.unreachable() {
         log::warn!("no main server yet, tried again and again error={}", with_causes(error));
     }
-    let metrics = metrics_at
-        .map(|at| metrics_endpoint::start(at, insecure_plaintext, node.metrics()))
-        .transpose()?;
+    let metrics = metrics_endpoint::start(metrics, node.metrics())?;
     say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
     let outcome = select! {
         recv(stop_requests) -> _ => Ok(Exit::Done),

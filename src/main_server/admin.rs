@@ -38,16 +38,6 @@ impl Main {
     }
 }
 
-impl Main {
-    pub(super) fn follow(
-        &self,
-        _: crate::ids::NodeId,
-        _: crate::wire::node_to_main::Follow,
-    ) -> Result<crate::wire::node_to_main::FollowReply, Fault> {
-        unimplemented!()
-    }
-}
-
 /// Fails unless the account is an administrator's.
 pub(super) fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fault> {
     match account.is_admin {

@@ -155,6 +155,7 @@ impl Main {
         })?;
         self.nodes.start(node, control, request);
         self.note_adopted(node, request, is_adopted);
+        self.journal.forgive(node);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
             cluster: self.cluster,

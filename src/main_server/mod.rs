@@ -21,6 +21,7 @@ mod files_at_risk;
 mod heartbeat;
 mod inventory;
 mod join;
+mod journal;
 mod keys;
 mod leaving;
 mod metrics;
@@ -33,6 +34,7 @@ mod orders;
 mod rate;
 mod read;
 mod recent;
+mod recover;
 mod repair;
 mod room;
 mod session;
@@ -56,9 +58,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
+pub use crate::journal::RecoveryKey;
 pub use repair::RepairSpeed;
 
 pub use directory::{Directory, DirectoryError, bind, check};
+pub use journal::{JournalKeys, JournalSetup};
+pub use recover::{RecoverError, Recovered, Recovery, read_key, recover, write_key};
 
 use crate::catalog::Catalog;
 use crate::clock::{Clock, Moment};
@@ -72,6 +77,7 @@ use crate::server::{Limits, Server};
 use adopt::Strangers;
 use collect::{Collecting, Collector};
 use deletes::Deletes;
+use journal::{Journal, Writing};
 use nodes::Nodes;
 use recent::Recent;
 use repair::Repair;
@@ -124,6 +130,7 @@ pub struct MainServer {
     main: Arc<Main>,
     server: Server,
     upkeep: Option<(Upkeep, SurveyThread, Collector)>,
+    writing: Option<Writing>,
     failures: Receiver<String>,
 }
 
@@ -137,6 +144,7 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
+    journal: Journal,
     repair: Repair,
     survey: Survey,
     recent: Recent,
@@ -165,11 +173,33 @@ impl MainServer {
         listener: TcpListener,
         clock: Clock,
     ) -> Result<MainServer, StartError> {
+        MainServer::start_any(config, catalog, None, listener, clock)
+    }
+
+    /// The same, and keeps a journal of the catalog on nodes.
+    pub fn start_with_journal(
+        config: Config,
+        journal: JournalSetup,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
+        let catalog = journal.catalog.clone();
+        MainServer::start_any(config, catalog, Some(journal), listener, clock)
+    }
+
+    fn start_any(
+        config: Config,
+        catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
-        let main = Arc::new(Main::new(config, catalog, clock, failed)?);
+        let main = Arc::new(Main::new(config, catalog, journal, clock, failed)?);
         let (upkeep, survey) = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
         let upkeep = (upkeep, survey, Collector::start(main.clone())?);
+        let writing = Writing::start(main.clone())?;
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -178,7 +208,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), writing: Some(writing), failures })
     }
 
     /// The address on which it listens.
@@ -203,6 +233,7 @@ impl MainServer {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
         self.server.stop();
+        drop(self.writing.take());
         if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
         }
@@ -219,6 +250,7 @@ impl Main {
     fn new(
         config: Config,
         catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
         machine: Clock,
         failed: Sender<String>,
     ) -> Result<Main, CatalogError> {
@@ -247,6 +279,7 @@ impl Main {
             cluster,
             incarnation,
             nodes,
+            journal: Journal::new(journal),
             repair,
             survey: Survey::default(),
             recent: Recent::default(),

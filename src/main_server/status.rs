@@ -59,6 +59,7 @@ impl Main {
         let deletes = self.delete_status().map_err(|error| self.fault(error))?;
         let mut notices = self.repair_notices();
         notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
+        notices.extend(self.journal.notice());
         let last_commit = self.catalog.last_commit();
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
@@ -77,7 +78,7 @@ impl Main {
             is_surveyed: state.is_surveyed(),
             repair,
             deletes,
-            journal: Default::default(),
+            journal: self.journal.status(),
             last_commit_ms: last_commit.map(|at| at.elapsed().as_millis() as u64),
             notices,
             nodes: nodes.into(),

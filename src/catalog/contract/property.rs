@@ -10,7 +10,7 @@ use crate::catalog::check;
 
 /// One operation. What it names is drawn from so few things that operations meet.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Reserve {
         account: AccountId,
         copies: u8,
@@ -223,7 +223,7 @@ fn other_steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![6 => chunk_steps(), 6 => name_steps(), 1 => other_steps()];
     // Something stands there already, so that more than refusals is compared.
     let start = [
@@ -235,7 +235,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     steps.prop_map(move |steps| start.iter().cloned().chain(steps).collect())
 }
 
-fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
+pub(super) fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
     let show = |answer: &dyn std::fmt::Debug| format!("{answer:?}");
     let serial = |number: &u64| Serial(*number);
     let now_is = *now;
