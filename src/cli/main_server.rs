@@ -92,10 +92,10 @@ struct Flags {
     metrics: Option<SocketAddr>,
 
     #[command(flatten)]
-    retention: RetentionFlags,
+    recovery: RecoveryFlags,
 
     #[command(flatten)]
-    recovery: RecoveryFlags,
+    retention: RetentionFlags,
 
     #[command(flatten)]
     verbosity: Verbosity,

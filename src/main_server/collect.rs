@@ -107,10 +107,13 @@ impl Main {
     /// Does one step. `None` when the next one may follow, or else when it is due.
     pub(super) fn collect_step(&self) -> Result<Option<Moment>, CatalogError> {
         let (now, wall) = (self.clock.now(), self.clock.wall());
+        let mut state = self.collecting.lock();
+        state.next_round.get_or_insert(now + self.config.collect_every.min(FIRST));
         if !self.may_expire(now) {
-            self.collecting.lock().work = Work::Rest;
+            state.work = Work::Rest;
             return Ok(Some(now + IN_DOUBT));
         }
+        drop(state);
         let work = match self.next_work(now) {
             Ok(work) => work,
             Err(next) => return Ok(Some(next)),
@@ -145,10 +148,10 @@ impl Main {
     fn next_work(&self, now: Moment) -> Result<Work, Moment> {
         let every = self.config.collect_every;
         let mut state = self.collecting.lock();
-        let next_round = *state.next_round.get_or_insert(now + every.min(FIRST));
         if state.work != Work::Rest {
             return Ok(state.work);
         }
+        let next_round = state.next_round.unwrap_or(now);
         let is_whole_round = next_round <= now;
         if !is_whole_round && !state.has_purged {
             return Err(next_round);

@@ -39,6 +39,14 @@ struct Planned {
     brake: DeleteBrake,
 }
 
+/// What came of looking at a node.
+enum Ordered {
+    Nothing,
+    Given,
+    /// It takes no order now.
+    Refused,
+}
+
 impl Deletes {
     /// The state holds no invariant across its lock that a panic could break.
     fn lock(&self) -> MutexGuard<'_, Planned> {
@@ -84,7 +92,12 @@ impl Main {
         if !due.is_empty() {
             let lets_go = self.judge_deletes(now)?;
             for node in due {
-                let pause = if self.order_removal(node, lets_go, now)? { SOON } else { EVERY };
+                let pause = match self.order_removal(node, lets_go, now)? {
+                    // It is not free before that is done, or taken back.
+                    Ordered::Given => continue,
+                    Ordered::Refused => SOON,
+                    Ordered::Nothing => EVERY,
+                };
                 self.deletes.lock().next.insert(node, now + pause);
             }
         }
@@ -106,21 +119,21 @@ impl Main {
         Ok(lets_go)
     }
 
-    /// True when there was something to delete.
     fn order_removal(
         &self,
         node: NodeId,
         with_unknown: bool,
         now: Moment,
-    ) -> Result<bool, CatalogError> {
+    ) -> Result<Ordered, CatalogError> {
         // All that `condemned_on` names is condemned durably, together with the confirmations that it
         // rests on, and can never count again: that is the catalog's contract. So whatever happens
         // to this process, no order is out that the books do not know of.
         let due =
             self.catalog.condemned_on(node, None, with_unknown, self.clock.wall(), MAX_ITEMS)?;
-        let Some(reach) = self.nodes.reach(node).filter(|_| !due.is_empty()) else {
-            return Ok(!due.is_empty());
-        };
+        if due.is_empty() {
+            return Ok(Ordered::Nothing);
+        }
+        let Some(reach) = self.nodes.reach(node) else { return Ok(Ordered::Refused) };
         // What is purged goes first, in orders of its own.
         let purge = due.iter().any(|copy| copy.purge);
         let chosen: Vec<CondemnedCopy> =
@@ -132,8 +145,8 @@ impl Main {
         let order = Order { order: self.next_order(), token, action };
         log::debug!("deletes ordered node={node} copies={} purge={purge}", serials.len());
         let purpose = Purpose::Remove { serials, unknown };
-        self.nodes.give(node, Given { order, purpose, since: now, is_sent: false });
-        Ok(true)
+        let given = Given { order, purpose, since: now, is_sent: false };
+        Ok(if self.nodes.give(node, given) { Ordered::Given } else { Ordered::Refused })
     }
 
     /// The node has acknowledged these orders: what they were to delete is gone there, durably.
