@@ -8,6 +8,7 @@ pub mod commands;
 pub mod countdown;
 pub mod demo;
 pub mod exit;
+pub mod leave;
 pub mod limits;
 pub mod logging;
 pub mod main_server;
@@ -16,7 +17,9 @@ pub mod output;
 pub mod process;
 pub mod progress;
 mod recovery;
+mod retention;
 pub mod signals;
+pub mod span;
 pub mod storage_node;
 pub mod up;
 
