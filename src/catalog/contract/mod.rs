@@ -2,9 +2,11 @@
 
 mod chunks;
 mod commits;
+mod deleting;
 mod names;
 mod nodes;
 mod property;
+mod restoring;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
