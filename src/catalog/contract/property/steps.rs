@@ -128,7 +128,7 @@ fn deleting_steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (proptest::collection::vec((1..8_u64, 1..4_u32), 1..5), live)
             .prop_map(|(copies, live)| Step::Trim { copies, live }),
-        3 => (0..30_u64, limit()).prop_map(|(hours_ago, limit)| Step::Expire { hours_ago, limit }),
+        3 => (select(vec![0, 0, 0, 1, 20]), limit()).prop_map(|(hours_ago, limit)| Step::Expire { hours_ago, limit }),
         2 => (after(), limit()).prop_map(|(after, limit)| Step::Collect { after, limit }),
         2 => (1..5_u32, after(), any::<bool>(), limit()).prop_map(
             |(node, after, with_unknown, limit)|
@@ -166,11 +166,22 @@ fn other_steps() -> impl Strategy<Value = Step> {
 pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![6 => chunk_steps(), 6 => name_steps(), 4 => deleting_steps(), 1 => other_steps()];
     // Something stands there already, so that more than refusals is compared.
+    let commit = |at: &str, chunks: &[u32]| Step::Commit {
+        account: A,
+        request: 60 + at.len() as u64,
+        live: vec![1, 2, 3],
+        files: vec![NewFile {
+            copies: 2,
+            ..file(at, &chunks.iter().map(|n| id(*n)).collect::<Vec<_>>())
+        }],
+    };
     let start = [
         Step::Store { account: A, chunk: 0, nodes: vec![1, 2, 3] },
         Step::Store { account: A, chunk: 1, nodes: vec![1, 2] },
         Step::MakeDirectory { account: A, request: 50, at: path("/a"), parents: false },
+        commit("/f", &[0, 1, 0]),
+        commit("/a/f", &[1]),
     ];
-    let steps = proptest::collection::vec(step, 1..60);
+    let steps = proptest::collection::vec(step, 1..100);
     steps.prop_map(move |steps| start.iter().cloned().chain(steps).collect())
 }
