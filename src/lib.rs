@@ -14,7 +14,8 @@
 //!
 //! What is said, and how:
 //! - [`wire`]: frames, messages, faults, the client end of a connection (protocol.md is the text);
-//!   [`server`]: accept loop, thread per connection, limits, orderly stop.
+//!   [`server`]: accept loop, thread per connection, limits, orderly stop; [`metrics`]: numbers for
+//!   Prometheus, by HTTP.
 //!
 //! What is kept:
 //! - [`catalog`]: the main server's books, a contract with two implementations; [`segments`]: a
@@ -48,6 +49,7 @@ pub mod clock;
 pub mod durable;
 pub mod ids;
 pub mod main_server;
+pub mod metrics;
 pub mod policy;
 pub mod remote_path;
 pub mod segments;

@@ -73,6 +73,17 @@ pub struct Server {
     accepting: Option<JoinHandle<()>>,
 }
 
+/// Looks at a server.
+#[derive(Clone)]
+pub struct Watch(Arc<Shared>);
+
+impl Watch {
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> usize {
+        self.0.lock().open.len()
+    }
+}
+
 struct Shared {
     limits: Limits,
     json_budget: Arc<Budget>,
@@ -141,7 +152,12 @@ impl Server {
 
     /// Connections that are open now.
     pub fn open_connections(&self) -> usize {
-        self.shared.lock().open.len()
+        self.watch().open_connections()
+    }
+
+    /// To look at the server from elsewhere, also after it has stopped.
+    pub fn watch(&self) -> Watch {
+        Watch(self.shared.clone())
     }
 
     /// Stops in order: no new connection, and what is asked from now on is answered `stopping`;
@@ -149,6 +165,11 @@ impl Server {
     /// What is not done within the grace time is cut off, so this returns within twice that time
     /// even when peers hang.
     pub fn stop(&mut self) {
+        self.stop_cutting(|| {});
+    }
+
+    /// As `stop`; when the grace time is over, `cut` is to end what requests wait for elsewhere.
+    pub fn stop_cutting(&mut self, cut: impl FnOnce()) {
         let Some(accepting) = self.accepting.take() else { return };
         self.close_all(Shutdown::Read);
         // On Linux this wakes a thread that waits in accept(2).
@@ -160,6 +181,7 @@ impl Server {
         }
         if !self.wait_until_empty() {
             self.close_all(Shutdown::Both);
+            cut();
             if !self.wait_until_empty() {
                 log::warn!("stopped with connections={} still busy", self.open_connections());
             }

@@ -14,11 +14,14 @@ use log::LevelFilter;
 use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
-use super::signals;
+use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
-use crate::main_server::{self, CatalogError, Config, Directory, DirectoryError, MainServer};
+use crate::main_server::{
+    self, CatalogError, Config, Directory, DirectoryError, MainServer, RepairSpeed,
+};
 use crate::policy::placement::Placement;
 use crate::server::Limits;
+use crate::size::ByteSize;
 
 const PROGRAM: &str = "p2pdfs-main";
 
@@ -64,6 +67,11 @@ struct Flags {
           value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_ms: u64,
 
+    /// How fast missing copies are made at most: bytes a second, such as 100M, or `unlimited`. Without
+    /// it, as fast as it goes beside what clients do
+    #[arg(long, value_name = "SPEED", env = "P2PDFS_MAIN_REPAIR_SPEED", value_parser = repair_speed)]
+    repair_speed: Option<RepairSpeed>,
+
     /// Serve other machines too, though nothing is encrypted
     #[arg(long, env = "P2PDFS_MAIN_INSECURE_PLAINTEXT")]
     insecure_plaintext: bool,
@@ -72,6 +80,10 @@ struct Flags {
     #[arg(long, value_name = "N", default_value_t = 10_000, env = "P2PDFS_MAIN_MAX_CONNECTIONS",
           value_parser = clap::value_parser!(u32).range(10..))]
     max_connections: u32,
+
+    /// Address and port at which metrics for Prometheus can be got, at /metrics
+    #[arg(long, value_name = "ADDRESS", env = "P2PDFS_MAIN_METRICS")]
+    metrics: Option<SocketAddr>,
 
     #[command(flatten)]
     verbosity: Verbosity,
@@ -121,8 +133,17 @@ fn config(flags: &Flags) -> Config {
         },
         heartbeat: Duration::from_millis(flags.heartbeat_ms),
         limits,
+        repair_speed: flags.repair_speed.unwrap_or_default(),
         insecure_plaintext: flags.insecure_plaintext,
     }
+}
+
+fn repair_speed(text: &str) -> Result<RepairSpeed, String> {
+    if text == "unlimited" {
+        return Ok(RepairSpeed::Unlimited);
+    }
+    let size: ByteSize = text.parse().map_err(|error| format!("{error}, and not `unlimited`"))?;
+    Ok(RepairSpeed::BytesPerSecond(size.0))
 }
 
 fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
@@ -135,6 +156,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::because(Exit::Failed, "cannot listen", &error))?;
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let directory = Directory::open(dir, address).map_err(|error| cannot_open(dir, &error))?;
     if directory.is_new {
         let file = directory.client_file.display();
@@ -144,6 +166,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let catalog_failures = catalog.failures();
     let mut server = MainServer::start(config(flags), catalog, listener, Clock::system())
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
+    let metrics = metrics_endpoint::start(metrics, server.metrics())?;
     announce(address);
     let failures = server.failures();
     let why = select! {
@@ -151,6 +174,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
         recv(failures) -> why => why.ok(),
         recv(catalog_failures) -> why => why.ok(),
     };
+    drop(metrics);
     server.stop();
     match why {
         None => Ok(Exit::Done),

@@ -11,6 +11,7 @@ pub mod exit;
 pub mod limits;
 pub mod logging;
 pub mod main_server;
+pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;

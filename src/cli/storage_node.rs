@@ -14,6 +14,7 @@ use crate::causes::with_causes;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::limits;
 use crate::cli::logging::{self, Verbosity};
+use crate::cli::metrics_endpoint;
 use crate::cli::signals;
 use crate::ids::{Address, Secret};
 use crate::segments::check::{self, CheckError, CheckReport};
@@ -95,6 +96,9 @@ struct Run {
         value_parser = clap::value_parser!(u32).range(10..)
     )]
     max_connections: u32,
+    /// Address and port at which metrics for Prometheus can be got, at /metrics
+    #[arg(long, value_name = "ADDR:PORT", env = "P2PDFS_NODE_METRICS")]
+    metrics: Option<SocketAddr>,
     #[command(flatten)]
     verbosity: Verbosity,
 }
@@ -115,6 +119,7 @@ pub fn main() -> ExitCode {
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
     limits::raise_open_files();
+    let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
@@ -123,6 +128,7 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
     if let Some(error) = node.unreachable() {
         log::warn!("no main server yet, tried again and again error={}", with_causes(error));
     }
+    let metrics = metrics_endpoint::start(metrics, node.metrics())?;
     say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
     let outcome = select! {
         recv(stop_requests) -> _ => Ok(Exit::Done),
@@ -131,6 +137,7 @@ fn run_node(flags: Run) -> Result<Exit, Failure> {
             Err(_) => Ok(Exit::Failed),
         },
     };
+    drop(metrics);
     node.stop();
     outcome
 }
@@ -234,6 +241,9 @@ fn explain(directory: &Path, error: &NodeError) -> Failure {
         NodeError::Store(_) => failure(Exit::Failed)
             .hint(format!("is its disk mounted? `{PROGRAM} check {shown}` says what is there")),
         NodeError::OtherCluster { .. } => failure(Exit::NotAllowed),
+        NodeError::Left(_) => {
+            failure(Exit::NotAllowed).hint(format!("{shown} can be deleted; to join anew: {join}"))
+        }
         NodeError::Io { .. } | NodeError::Thread(_) => failure(Exit::Failed),
     }
 }

@@ -97,6 +97,7 @@ impl Client {
     pub fn new(settings: Settings) -> Client {
         let dialing = |answer_timeout| Dialing {
             connect_timeout: Duration::from_secs(5),
+            hello_timeout: answer_timeout,
             answer_timeout,
             insecure_plaintext: settings.insecure_plaintext,
         };

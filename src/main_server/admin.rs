@@ -91,3 +91,10 @@ pub(super) fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fau
         }
     }
 }
+
+impl Main {
+    /// Something was condemned: every node is looked at.
+    pub(super) fn condemned(&self) {
+        self.wake_upkeep();
+    }
+}

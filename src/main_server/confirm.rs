@@ -92,7 +92,7 @@ impl Main {
         let chunks: Outcomes = outcomes.map(Outcome::from).collect();
         self.placed(&targeting.placer);
         if !short.is_empty() {
-            self.copier.add(short, self.clock.now());
+            self.see_to(short);
             self.wake_upkeep();
         }
         Ok(DuplicatedReply { nodes: targeting.addresses, chunks: chunks.into() })

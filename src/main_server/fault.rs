@@ -84,6 +84,7 @@ impl From<NotWorking> for Fault {
     fn from(error: NotWorking) -> Fault {
         let code = match error {
             NotWorking::Unknown(_) => FaultCode::Denied,
+            NotWorking::Left(_) => FaultCode::Left,
             NotWorking::NotAdded(_) => FaultCode::Busy,
             NotWorking::Outdated(_) => FaultCode::StaleDirectory,
         };

@@ -64,10 +64,10 @@ impl Main {
         let news = self.nodes.beat(node, control, beat)?;
         let is_news = news.is_good_news || !news.closed.is_empty();
         if news.is_good_news {
-            self.copier.retry_waiting();
+            self.repair.retry_waiting();
         }
         for given in news.closed {
-            self.close_order(node, given, self.clock.now());
+            self.close_order(given, self.clock.now());
         }
         if is_news {
             self.wake_upkeep();
@@ -91,14 +91,14 @@ impl Main {
         session: u64,
         beat: &Heartbeat,
     ) -> Result<HeartbeatReply, Fault> {
-        if self.nodes.check_working(node, Some(beat.incarnation)) == Err(NotWorking::Outdated(node))
-        {
-            return Err(NotWorking::Outdated(node).into());
+        match self.nodes.check_working(node, Some(beat.incarnation)) {
+            Err(over @ (NotWorking::Outdated(_) | NotWorking::Left(_))) => return Err(over.into()),
+            Err(NotWorking::Unknown(_) | NotWorking::NotAdded(_)) | Ok(()) => {}
         }
         let mut nodes = Addresses::new();
         let mut orders = Vec::new();
         for (order, purpose) in self.nodes.orders_to_send(node, session) {
-            if let Purpose::Copy { targets, .. } = purpose {
+            if let Purpose::Copy { targets, .. } | Purpose::Move { targets, .. } = purpose {
                 let reach = |target: &NodeId| Some((*target, self.nodes.reach(*target)?.address));
                 nodes.extend(targets.iter().filter_map(reach));
             }

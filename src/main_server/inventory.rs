@@ -78,7 +78,7 @@ impl Main {
         let unknown = reconciled.unknown.len() as u64;
         if lost > 0 {
             log::warn!("copies missing on their node node={node} count={lost}");
-            self.copier.add(reconciled.lost.iter().map(|record| record.serial), self.clock.now());
+            self.see_to(reconciled.lost.iter().map(|record| record.serial));
             self.wake_upkeep();
         }
         Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore: Vec::new() })
@@ -90,7 +90,6 @@ impl Main {
             self.take_key(node, key)?;
         }
         self.nodes.compared(node);
-        self.copier.read_again();
         self.wake_upkeep();
         Ok(Done {})
     }
@@ -102,7 +101,7 @@ impl Main {
         for record in &lost {
             log::warn!("copy damaged, dropped chunk={} node={node}", record.id);
         }
-        self.copier.add(lost.iter().map(|record| record.serial), self.clock.now());
+        self.see_to(lost.iter().map(|record| record.serial));
         self.wake_upkeep();
         Ok(Done {})
     }

@@ -120,6 +120,7 @@ impl Main {
     fn check_reachable(&self, node: NodeId, request: &AddMe) -> Result<(), Fault> {
         let dialing = Dialing {
             connect_timeout: DIAL_TIMEOUT,
+            hello_timeout: DIAL_TIMEOUT,
             answer_timeout: DIAL_TIMEOUT,
             insecure_plaintext: self.config.insecure_plaintext,
         };

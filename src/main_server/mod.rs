@@ -2,32 +2,42 @@
 //!
 //! `session` reads requests and knows who may ask what; `allocate`, `read`, `names`, `join`,
 //! `heartbeat`, `confirm` and `inventory` serve them; `nodes` is what is known of the nodes now;
-//! `copier` has missing copies made. Decisions are made in `policy`, the books are the `catalog`.
+//! `survey` finds the chunks that have not the copies that they should,
+//! and `repair` sees to them. Decisions are made in `policy`, the books are the `catalog`.
 
 mod admin;
 mod allocate;
 mod bell;
+mod census;
+mod circle;
 mod confirm;
-mod copier;
 mod directory;
 mod fault;
+mod files_at_risk;
 mod heartbeat;
 mod inventory;
 mod join;
 mod keys;
 mod leaving;
+mod metrics;
+mod moves;
 mod names;
 mod node;
 mod nodes;
 mod orders;
+mod rate;
 mod read;
+mod recent;
+mod repair;
 mod room;
 mod session;
 mod status;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod under_way;
 mod upkeep;
+mod view;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -39,15 +49,23 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
+pub use repair::RepairSpeed;
+
 pub use directory::{Directory, DirectoryError, bind, check};
 
 use crate::catalog::Catalog;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
-use crate::policy::placement::{Placement, Placer};
+use crate::metrics::Page;
+use crate::policy::liveness::DEAD_AFTER;
+use crate::policy::mass_silence::MassSilence;
+use crate::policy::pace::Hands;
+use crate::policy::placement::{Candidate, Placement, Placer};
 use crate::server::{Limits, Server};
-use copier::Copier;
 use nodes::Nodes;
+use recent::Recent;
+use repair::Repair;
+use survey::{Survey, SurveyThread};
 use under_way::UnderWay;
 use upkeep::Upkeep;
 
@@ -58,6 +76,7 @@ pub struct Config {
     /// How long a heartbeat is held back when there is nothing to say.
     pub heartbeat: Duration,
     pub limits: Limits,
+    pub repair_speed: RepairSpeed,
     /// Allow nodes on other machines, in plain text.
     pub insecure_plaintext: bool,
 }
@@ -68,6 +87,7 @@ impl Default for Config {
             placement: Placement::default(),
             heartbeat: Duration::from_secs(5),
             limits: Limits::default(),
+            repair_speed: RepairSpeed::default(),
             insecure_plaintext: false,
         }
     }
@@ -86,7 +106,7 @@ pub enum StartError {
 pub struct MainServer {
     main: Arc<Main>,
     server: Server,
-    upkeep: Option<Upkeep>,
+    upkeep: Option<(Upkeep, SurveyThread)>,
     failures: Receiver<String>,
 }
 
@@ -98,7 +118,13 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
-    copier: Copier,
+    repair: Repair,
+    survey: Survey,
+    recent: Recent,
+    silence: Mutex<MassSilence>,
+    /// Until then, nodes have time to come back after the main server's start; nothing, when all of
+    /// them are there.
+    grace: Mutex<Option<Moment>>,
     under_way: Mutex<UnderWay>,
     waker: upkeep::Waker,
     failed: Sender<String>,
@@ -106,6 +132,7 @@ struct Main {
     orders: AtomicU64,
     seed: AtomicU64,
     turn: AtomicU64,
+    requests: metrics::Requests,
 }
 
 impl MainServer {
@@ -119,7 +146,7 @@ impl MainServer {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
         let main = Arc::new(Main::new(config, catalog, clock, failed)?);
-        let upkeep = Upkeep::start(main.clone())?;
+        let upkeep = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -134,6 +161,13 @@ impl MainServer {
     /// The address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// What fills in a page of metrics. It holds on to the catalog: drop it before the catalog is to
+    /// be closed.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (main, server) = (self.main.clone(), self.server.watch());
+        move |page| metrics::fill(&main, server.open_connections(), page)
     }
 
     /// Gets the reason when the catalog has failed and the main server must be stopped.
@@ -169,6 +203,10 @@ impl Main {
         let incarnation = Incarnation::random();
         catalog.begin_incarnation(incarnation, clock.wall())?;
         let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
+        let grace = clock.now() + nodes.interval() * DEAD_AFTER;
+        let grace = Mutex::new((!nodes.view(false).is_whole()).then_some(grace));
+        let repair = Repair::new(config.repair_speed, clock.now());
+        let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
         let [seed, ..] = draw();
         // Numbers of orders are not used again after a restart, and stay below 2^53.
         let orders = AtomicU64::new(clock.wall().0 << 10);
@@ -179,7 +217,11 @@ impl Main {
             cluster,
             incarnation,
             nodes,
-            copier: Copier::default(),
+            repair,
+            survey: Survey::default(),
+            recent: Recent::default(),
+            silence,
+            grace,
             under_way: Mutex::default(),
             waker: upkeep::Waker::default(),
             failed,
@@ -187,6 +229,7 @@ impl Main {
             orders,
             seed: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
+            requests: metrics::Requests::default(),
         })
     }
 
@@ -206,7 +249,13 @@ impl Main {
     fn placer(&self) -> Placer {
         let seed = self.seed.fetch_add(1, Ordering::Relaxed);
         let turn = self.turn.load(Ordering::Relaxed);
-        Placer::new(self.config.placement, self.nodes.candidates(), seed, turn)
+        let mut candidates = self.nodes.candidates();
+        if self.config.repair_speed == RepairSpeed::Unlimited {
+            for Candidate { hands, .. } in &mut candidates {
+                *hands = Hands::new(hands.orders, hands.bytes, 0);
+            }
+        }
+        Placer::new(self.config.placement, candidates, seed, turn)
     }
 
     /// To be called after the last use of a placer. Requests at the same time may take the same

@@ -71,7 +71,7 @@ impl Main {
         }
         let records = self.catalog.locate(account.id, &lacking).map_err(|e| self.fault(e))?;
         let with_copies = records.iter().flatten().filter(|record| !record.copies.is_empty());
-        self.copier.add(with_copies.map(|record| record.serial), self.clock.now());
+        self.see_to(with_copies.map(|record| record.serial));
         self.wake_upkeep();
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Main {
     fn accepted(&self, file: Committed) -> CommittedFile {
         let under_copied_chunks = file.under_copied.len() as u64;
         if under_copied_chunks > 0 {
-            self.copier.add(file.under_copied, self.clock.now());
+            self.see_to(file.under_copied);
             self.wake_upkeep();
         }
         CommittedFile { version: file.version, size: file.size, under_copied_chunks }

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use super::bell::Bell;
 use super::keys::KeyRing;
-use super::orders::MAX_COPY_ORDERS;
 use super::room::Room;
-use crate::catalog::NodeRecord;
+use crate::catalog::{NodeRecord, Standing};
 use crate::clock::{Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Serial};
 use crate::policy::liveness::{Signs, State};
 use crate::policy::pace::Hands;
 use crate::policy::placement::Candidate;
 use crate::policy::queue::Task;
-use crate::wire::node_to_main::Order;
+use crate::wire::node_to_main::{Action, Heartbeat, Order, ScrubState};
+
+/// JSON bytes of a token with what stands around it, of an address, and of a serial.
+const ORDER_BYTES: usize = 300;
+const ADDRESS_BYTES: usize = 80;
+const SERIAL_BYTES: usize = 20;
 
 /// The connection on which a node is added and sends its heartbeats.
 #[derive(Debug, Clone)]
@@ -29,8 +33,22 @@ pub struct Control {
 /// What an order is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    Copy { task: Task, targets: Vec<NodeId> },
-    Verify { serial: Serial },
+    Copy {
+        task: Task,
+        from: NodeId,
+        targets: Vec<NodeId>,
+        length: u32,
+    },
+    /// One copy more than wanted, on an emptier node.
+    Move {
+        serial: Serial,
+        from: NodeId,
+        targets: Vec<NodeId>,
+        length: u32,
+    },
+    Verify {
+        serial: Serial,
+    },
 }
 
 /// An order that was given to a node and is not acknowledged yet.
@@ -41,6 +59,13 @@ pub struct Given {
     pub since: Moment,
     /// It went out on the control connection that stands now.
     pub is_sent: bool,
+}
+
+/// Copy orders of one node, and the bytes that it is to send for them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyLoad {
+    pub orders: u32,
+    pub bytes: u64,
 }
 
 /// A node.
@@ -54,6 +79,7 @@ pub struct Node {
     pub zone: String,
     /// Equal for nodes in one zone.
     pub zone_number: u32,
+    pub standing: Standing,
     pub signs: Signs,
     /// It was added since this main server's start.
     pub is_added: bool,
@@ -63,12 +89,29 @@ pub struct Node {
     pub received_bytes: u64,
     /// Why it cannot store any more, by its own word.
     pub failure: Option<String>,
+    pub scrub: ScrubState,
+    pub damaged_copies: u64,
+    /// It deletes nothing by this main server's word.
+    pub is_unadopted: bool,
+    /// Its own wall clock, and when it said so.
+    pub its_time: Option<(WallTime, Moment)>,
     pub keys: KeyRing,
     /// The newest key in the answer to its last `add_me`: a node that goes on after that has it.
     pub granted_key: Option<KeyId>,
     pub orders: BTreeMap<u64, Given>,
     /// The state that was logged last.
     pub logged: State,
+}
+
+impl Given {
+    /// JSON bytes that it takes in a reply, its addresses included; rather too many.
+    pub fn reply_bytes(&self) -> usize {
+        match &self.order.action {
+            Action::Copy { targets } => ORDER_BYTES + targets.len() * (ORDER_BYTES + ADDRESS_BYTES),
+            Action::Verify {} => ORDER_BYTES,
+            Action::Remove { serials, .. } => ORDER_BYTES + serials.len() * SERIAL_BYTES,
+        }
+    }
 }
 
 impl Node {
@@ -85,6 +128,7 @@ impl Node {
             address: record.address,
             zone: record.zone,
             zone_number,
+            standing: record.standing,
             signs: Signs { heard: now, connected: false, compared: false, stopped: None },
             is_added: false,
             control: None,
@@ -92,11 +136,25 @@ impl Node {
             transfers: 0,
             received_bytes: 0,
             failure: None,
+            scrub: ScrubState::default(),
+            damaged_copies: 0,
+            is_unadopted: false,
+            its_time: None,
             keys: KeyRing::new(record.key, now),
             granted_key: None,
             orders: BTreeMap::new(),
             logged: State::Suspect,
         }
+    }
+
+    /// Takes in what a heartbeat says of the node. True when it has more room than before.
+    pub fn report(&mut self, beat: &Heartbeat, now: Moment) -> bool {
+        (self.transfers, self.received_bytes) = (beat.transfers, beat.received_bytes);
+        self.failure.clone_from(&beat.failed);
+        (self.scrub, self.damaged_copies) = (beat.scrub, beat.damaged_copies);
+        self.is_unadopted = beat.unadopted;
+        self.its_time = beat.time.map(|time| (time, now));
+        self.room.report(beat.space)
     }
 
     /// Its state. Without a key for its tokens nothing can be done with it yet.
@@ -105,6 +163,11 @@ impl Node {
             State::Alive if self.keys.minting().is_none() => State::Returning,
             state => state,
         }
+    }
+
+    /// It was struck off.
+    pub fn has_left(&self) -> bool {
+        self.standing == Standing::Left
     }
 
     /// True when `session` is its control connection.
@@ -133,6 +196,7 @@ impl Node {
 
     /// The node as placement sees it.
     pub fn candidate(&self, interval: Duration, now: Moment, wall: WallTime) -> Candidate {
+        let load = self.copy_load();
         Candidate {
             node: self.id,
             zone: self.zone_number,
@@ -140,24 +204,28 @@ impl Node {
             silent: self.silent(now),
             is_slow: self.signs.is_slow(interval, now),
             has_failed: self.failure.is_some(),
-            is_leaving: false,
+            is_leaving: self.standing == Standing::Draining,
             offered_bytes: self.room.reported().offered_bytes,
             used_bytes: self.room.used_bytes(),
             reserved_bytes: self.room.promised_bytes(wall),
             free_bytes: self.room.free_bytes(),
-            condemned_bytes: 0,
-            hands: Hands {
-                orders: self.copy_orders(),
-                bytes: 0,
-                max_orders: MAX_COPY_ORDERS,
-                max_bytes: 1 << 40,
-            },
+            condemned_bytes: self.room.condemned_bytes(now),
+            hands: Hands::new(load.orders, load.bytes, self.transfers),
         }
     }
 
-    /// How many copy orders it has.
-    pub fn copy_orders(&self) -> u32 {
-        let is_copy = |given: &&Given| matches!(given.purpose, Purpose::Copy { .. });
-        self.orders.values().filter(is_copy).count() as u32
+    /// The copies that it has orders to make.
+    pub fn copy_load(&self) -> CopyLoad {
+        let mut load = CopyLoad::default();
+        for given in self.orders.values() {
+            match &given.purpose {
+                Purpose::Copy { targets, length, .. } | Purpose::Move { targets, length, .. } => {
+                    load.orders += 1;
+                    load.bytes += targets.len() as u64 * u64::from(*length);
+                }
+                Purpose::Verify { .. } => {}
+            }
+        }
+        load
     }
 }

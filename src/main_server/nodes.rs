@@ -8,16 +8,14 @@ use subtle::ConstantTimeEq;
 
 use super::node::{Control, Given, Node};
 use super::room::TOKEN_LIFE;
-use crate::catalog::{LiveNodes, NodeRecord};
+use super::view::View;
+use crate::catalog::{LiveNodes, NodeRecord, Standing};
 use crate::clock::{Clock, Moment, WallTime};
 use crate::ids::{Address, Incarnation, KeyId, NodeId, Secret};
 use crate::policy::liveness::{State, Stop};
 use crate::policy::placement::Candidate;
 use crate::token::{Claims, Operation, Token, TokenError, node_key};
-use crate::wire::node_to_main::{AddMe, Heartbeat, TokenKey};
-
-/// How long a node that stopped by plan is waited for.
-const BACK_WITHIN: Duration = Duration::from_secs(600);
+use crate::wire::node_to_main::{AddMe, Heartbeat, Space, TokenKey};
 
 /// Why a node's request cannot be served as things stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +28,8 @@ pub enum NotWorking {
     /// The connection is of an earlier start of the node, or of a copy of its directory.
     #[error("node {0} has started anew since this connection said hello")]
     Outdated(NodeId),
+    #[error("node {0} was struck off: its copies count no more, and it cannot come back")]
+    Left(NodeId),
 }
 
 /// What a heartbeat brought.
@@ -124,10 +124,39 @@ impl Nodes {
     ) -> Result<(), NotWorking> {
         let table = self.lock();
         let known = table.nodes.get(&node).ok_or(NotWorking::Unknown(node))?;
+        if known.has_left() {
+            return Err(NotWorking::Left(node));
+        }
         if known.incarnation != incarnation {
             return Err(NotWorking::Outdated(node));
         }
         if known.is_added { Ok(()) } else { Err(NotWorking::NotAdded(node)) }
+    }
+
+    /// True for a node that was struck off.
+    pub fn has_left(&self, node: NodeId) -> bool {
+        self.lock().nodes.get(&node).is_some_and(Node::has_left)
+    }
+
+    /// What was decided about the node, as the catalog has it now. One that is struck off has its
+    /// connections end, and the orders that it had come back.
+    pub fn set_standing(&self, node: NodeId, standing: Standing) -> Vec<Given> {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&node) else { return Vec::new() };
+        node.standing = standing;
+        if !node.has_left() {
+            return Vec::new();
+        }
+        node.signs.connected = false;
+        if let Some(control) = node.control.take() {
+            control.bell.ring();
+        }
+        std::mem::take(&mut node.orders).into_values().collect()
+    }
+
+    /// What was decided about the node; `None` for one that never joined.
+    pub fn standing(&self, node: NodeId) -> Option<Standing> {
+        Some(self.lock().nodes.get(&node)?.standing)
     }
 
     /// The node has started, as registered in the catalog. Its copies count once they are compared.
@@ -158,14 +187,15 @@ impl Nodes {
         let mut table = self.lock();
         let interval = self.interval_for(table.nodes.len());
         let node = table.nodes.get_mut(&node).ok_or(NotWorking::Unknown(node))?;
+        if node.has_left() {
+            return Err(NotWorking::Left(node.id));
+        }
         if node.incarnation != Some(beat.incarnation) {
             return Err(NotWorking::Outdated(node.id));
         }
         let before = node.state(interval, now);
         node.take_control(control, now);
-        let has_room = node.room.report(beat.space);
-        (node.transfers, node.received_bytes) = (beat.transfers, beat.received_bytes);
-        node.failure.clone_from(&beat.failed);
+        let has_room = node.report(beat, now);
         node.keys.renew(now);
         let closed = beat.acknowledged.iter().filter_map(|order| node.orders.remove(order));
         let closed = closed.collect();
@@ -196,12 +226,47 @@ impl Nodes {
         }
     }
 
-    /// The node goes, by its own word, and is waited for.
-    pub fn stopped(&self, node: NodeId) {
-        let back_by = self.clock.now() + BACK_WITHIN;
+    /// The node goes, by its own word, and is waited for until `back_by`.
+    pub fn stopped(&self, node: NodeId, back_by: Moment) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
             node.signs.stopped = Some(Stop { back_by });
         }
+    }
+
+    /// What the node said of its space last.
+    pub fn space(&self, node: NodeId) -> Option<Space> {
+        Some(self.lock().nodes.get(&node)?.room.reported())
+    }
+
+    /// The nodes that have not left, as they stand now.
+    pub fn view(&self, is_patient: bool) -> View {
+        let now = self.clock.now();
+        let table = self.lock();
+        let interval = self.interval_for(table.nodes.len());
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        let presence =
+            |node: &Node| node.state(interval, now).presence(node.standing == Standing::Draining);
+        View::new(there.map(|node| (node.id, presence(node))), is_patient)
+    }
+
+    /// The nodes that cannot store any more, with the reasons that they gave.
+    pub fn failures(&self) -> Vec<(NodeId, String)> {
+        let table = self.lock();
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        there.filter_map(|node| Some((node.id, node.failure.clone()?))).collect()
+    }
+
+    /// The nodes that should be there.
+    pub fn expected(&self) -> Vec<NodeId> {
+        let table = self.lock();
+        let members = table.nodes.values().filter(|node| node.standing == Standing::Member);
+        members.map(|node| node.id).collect()
+    }
+
+    /// The nodes that were struck off.
+    pub fn left(&self) -> Vec<NodeId> {
+        let table = self.lock();
+        table.nodes.values().filter(|node| node.has_left()).map(|node| node.id).collect()
     }
 
     /// A session is over. True when it was the node's control connection: it is suspect now.
@@ -250,7 +315,7 @@ impl Nodes {
         let now = self.clock.now();
         let table = self.lock();
         let interval = self.interval_for(table.nodes.len());
-        let is_live = |node: &&Node| node.state(interval, now) == State::Alive;
+        let is_live = |node: &&Node| node.state(interval, now) == State::Alive && !node.has_left();
         table.nodes.values().filter(is_live).map(|node| node.id).collect()
     }
 
@@ -259,7 +324,8 @@ impl Nodes {
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let table = self.lock();
         let interval = self.interval_for(table.nodes.len());
-        table.nodes.values().map(|node| node.candidate(interval, now, wall)).collect()
+        let known = table.nodes.values().filter(|node| !node.has_left());
+        known.map(|node| node.candidate(interval, now, wall)).collect()
     }
 
     /// How to reach a node; `None` for one that is gone or cannot be reached with a token.
@@ -270,9 +336,10 @@ impl Nodes {
         let known = table.nodes.get(&node)?;
         let (state, address) = (known.state(interval, now), known.address.clone()?);
         let (key, transfers) = (known.keys.minting()?, known.transfers);
+        let has_left = known.has_left();
         drop(table);
         let key = (key, node_key(&self.master, node, key));
-        (state != State::Stopped).then_some(Reach { state, address, transfers, key })
+        (state != State::Stopped && !has_left).then_some(Reach { state, address, transfers, key })
     }
 
     /// Promises room on a node to the bearer of a token.
@@ -290,6 +357,14 @@ impl Nodes {
         }
     }
 
+    /// A copy of so many bytes is to be deleted on the node.
+    pub fn condemn(&self, node: NodeId, bytes: u64) {
+        let now = self.clock.now();
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.room.condemn(bytes, now);
+        }
+    }
+
     /// When tokens that are made now expire.
     pub fn expiry(&self) -> WallTime {
         self.clock.wall() + TOKEN_LIFE
@@ -302,7 +377,7 @@ impl Nodes {
         let interval = self.interval_for(table.nodes.len());
         let mut changes = Vec::new();
         let mut next: Option<Moment> = None;
-        for node in table.nodes.values_mut() {
+        for node in table.nodes.values_mut().filter(|node| !node.has_left()) {
             let state = node.state(interval, now);
             if state != node.logged {
                 changes.push((node.id, node.logged, state));

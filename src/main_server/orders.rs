@@ -10,11 +10,12 @@ use crate::clock::Moment;
 use crate::ids::NodeId;
 use crate::policy::liveness::State;
 use crate::wire::node_to_main::Order;
+use crate::wire::{MAX_ITEMS, MAX_JSON_BYTES};
 
-/// The most copy orders that a node has at a time.
-pub const MAX_COPY_ORDERS: u32 = 16;
-/// The most orders of all kinds that a node has at a time. All fit into one reply.
-pub const MAX_ORDERS: usize = 64;
+/// The most orders of all kinds that a node has at a time.
+pub const MAX_ORDERS: usize = 512;
+/// The most JSON bytes of orders in one reply.
+const MAX_REPLY_BYTES: usize = MAX_JSON_BYTES as usize - 64 * 1024;
 /// How long a node has for an order.
 pub const ORDER_LIFE: Duration = PATIENCE;
 
@@ -43,24 +44,32 @@ impl Nodes {
         !node.is_controlled_by(session) || node.orders.values().any(|given| !given.is_sent)
     }
 
-    /// All orders of a node, to be sent on `session`; none when it is not the node's control
-    /// connection.
+    /// Orders to be sent on `session`: those that were not sent on it yet, or, when there are none,
+    /// all of them again; as many as fit. None when it is not the node's control connection.
     pub fn orders_to_send(&self, node: NodeId, session: u64) -> Vec<(Order, Purpose)> {
         let mut table = self.lock();
         let Some(node) = table.nodes.get_mut(&node) else { return Vec::new() };
         if !node.is_controlled_by(session) {
             return Vec::new();
         }
-        let send = |given: &mut Given| {
+        // All with each reply would be a megabyte for each chunk that is copied.
+        let has_new = node.orders.values().any(|given| !given.is_sent);
+        let (mut room, mut orders) = (MAX_REPLY_BYTES, Vec::new());
+        for given in node.orders.values_mut().filter(|given| !has_new || !given.is_sent) {
+            let Some(left) = room.checked_sub(given.reply_bytes()) else { break };
+            if orders.len() >= MAX_ITEMS {
+                break;
+            }
+            room = left;
             given.is_sent = true;
-            (given.order.clone(), given.purpose.clone())
-        };
-        node.orders.values_mut().map(send).collect()
+            orders.push((given.order.clone(), given.purpose.clone()));
+        }
+        orders
     }
 
     /// Takes back the orders that are not done in time, and those of nodes that are not alive; and
     /// says when the next one will be overdue.
-    pub fn take_back_orders(&self, now: Moment) -> (Vec<(NodeId, Given)>, Option<Moment>) {
+    pub fn take_back_orders(&self, now: Moment) -> (Vec<Given>, Option<Moment>) {
         let interval = self.interval();
         let mut table = self.lock();
         let mut overdue = Vec::new();
@@ -71,7 +80,7 @@ impl Nodes {
             node.orders.retain(|_, given| {
                 let is_over = is_over(given);
                 if is_over {
-                    overdue.push((node.id, given.clone()));
+                    overdue.push(given.clone());
                 }
                 !is_over
             });

@@ -95,6 +95,7 @@ impl Main {
             }
             chunks.push(reply.locate(record));
         }
+        self.recent.note(records.iter().map(|record| record.serial), self.clock.now());
         Ok(OpenedFile { file: facts(&info), from: wanted.from, chunks: chunks.into() })
     }
 

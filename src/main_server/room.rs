@@ -4,11 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::clock::WallTime;
+use crate::clock::{Moment, WallTime};
 use crate::wire::node_to_main::Space;
 
 /// How long a token is good, and so how long room is promised with it.
 pub const TOKEN_LIFE: Duration = Duration::from_secs(15 * 60);
+
+/// How long after the last copy was condemned its bytes are expected to go.
+const CONDEMNED_FOR: Duration = Duration::from_secs(600);
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -20,6 +23,8 @@ pub struct Room {
     /// Confirmed since the report, which does not count it yet.
     confirmed_bytes: u64,
     promised: BTreeMap<u64, u64>,
+    /// Of the used bytes, those that the node is to delete, and when the last of them came.
+    condemned: Option<(u64, Moment)>,
 }
 
 impl Room {
@@ -49,9 +54,25 @@ impl Room {
     /// True when there is more room than before.
     pub fn report(&mut self, space: Space) -> bool {
         let has_grown = space.free_bytes > self.free_bytes();
+        let deleted = self.reported.used_bytes.saturating_sub(space.used_bytes);
+        if let Some((bytes, _)) = &mut self.condemned {
+            *bytes = bytes.saturating_sub(deleted);
+        }
         self.reported = space;
         self.confirmed_bytes = 0;
         has_grown
+    }
+
+    /// Bytes that the node is to delete, as far as is known: those of long ago are gone, or will not
+    /// go soon.
+    pub fn condemned_bytes(&self, now: Moment) -> u64 {
+        let recent = self.condemned.filter(|(_, at)| now.since(*at) < CONDEMNED_FOR);
+        recent.map_or(0, |(bytes, _)| bytes)
+    }
+
+    /// So many further bytes are to be deleted.
+    pub fn condemn(&mut self, bytes: u64, now: Moment) {
+        self.condemned = Some((self.condemned_bytes(now) + bytes, now));
     }
 
     /// Promises room to the bearer of a token that expires then.
@@ -91,6 +112,17 @@ mod tests {
         assert_eq!(room.promised_bytes(later), 0);
         room.report(Space { used_bytes: 30, free_bytes: 70, ..space });
         assert_eq!((room.used_bytes(), room.free_bytes()), (30, 70));
+    }
+
+    #[test]
+    fn condemned_bytes_go_as_the_node_reports_them_gone_or_is_waited_for_no_more() {
+        let (mut room, now) = (Room::default(), Moment(0));
+        room.report(Space { used_bytes: 100, ..Space::default() });
+        room.condemn(30, now);
+        room.condemn(10, now);
+        room.report(Space { used_bytes: 75, ..Space::default() });
+        assert_eq!(room.condemned_bytes(now), 15);
+        assert_eq!(room.condemned_bytes(now + CONDEMNED_FOR), 0);
     }
 
     #[test]

@@ -161,6 +161,7 @@ impl Session<'_> {
             (Role::Node, _, None, None) => Ok(Peer::Joining),
             (Role::Node, _, Some(id), Some(secret)) => {
                 match self.main.nodes.authenticate(id, secret) {
+                    Some(_) if self.main.nodes.has_left(id) => Err(NotWorking::Left(id).into()),
                     Some(registered) => {
                         Ok(Peer::Node { id, incarnation: hello.incarnation.or(registered) })
                     }
@@ -226,10 +227,12 @@ impl Session<'_> {
         }
     }
 
-    /// False for a connection of an earlier start of a node: it must say hello again.
+    /// False for a connection of an earlier start of a node, which must say hello again, and for
+    /// one of a node that was struck off.
     fn is_current(&self) -> bool {
         let Peer::Node { id, incarnation } = self.peer else { return true };
-        !matches!(self.main.nodes.check_working(id, incarnation), Err(NotWorking::Outdated(_)))
+        let checked = self.main.nodes.check_working(id, incarnation);
+        !matches!(checked, Err(NotWorking::Outdated(_) | NotWorking::Left(_)))
     }
 
     /// The node at the other end, when it has proved to be one, at work or not.
@@ -267,6 +270,7 @@ impl Session<'_> {
         name: &str,
         result: Result<T, Fault>,
     ) -> bool {
+        self.main.requests.count(name, result.as_ref().err().map(|fault| fault.code));
         if log::log_enabled!(log::Level::Debug) {
             let (peer, ms) = (self.connection.peer(), self.since.elapsed().as_millis());
             match &result {

@@ -54,6 +54,14 @@ impl UnderWay {
         }
     }
 
+    /// The order for it is over. True when the copy has come.
+    pub fn close(&mut self, serial: Serial, node: NodeId) -> bool {
+        let flights = self.flights.get(&serial).into_iter().flatten();
+        let has_come = flights.clone().all(|flight| flight.node != node);
+        self.end(serial, node);
+        has_come
+    }
+
     /// The node could not take it.
     pub fn fail(&mut self, serial: Serial, node: NodeId, now: Moment) {
         self.begin(serial, node, now);

@@ -3,13 +3,18 @@
 //! it is woken.
 
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::Main;
+use super::view::View;
 use crate::clock::Moment;
 use crate::policy::liveness::State;
+use crate::policy::mass_silence::{MassSilence, Turn};
+
+/// How many silent nodes are named.
+const NAMED_NODES: usize = 8;
 
 /// `stopping` and `woken` share a lock, so that no wake is lost between a look and a wait.
 #[derive(Default)]
@@ -87,6 +92,18 @@ impl Main {
     /// Does what is due now, and says when something will be due next.
     pub(super) fn keep_up(&self) -> Option<Moment> {
         let now = self.clock.now();
+        let next_change = self.note_nodes(now);
+        let (overdue, next_overdue) = self.nodes.take_back_orders(now);
+        for given in overdue {
+            self.close_order(given, now);
+        }
+        let next_repair = self.repair_what_is_due();
+        [next_change, next_overdue, next_repair, self.grace()].into_iter().flatten().min()
+    }
+
+    /// Notes which nodes have fallen silent or are back, and says when silence alone will change one
+    /// next.
+    fn note_nodes(&self, now: Moment) -> Option<Moment> {
         let (changes, next_change) = self.nodes.note_states(now);
         for (node, was, is) in &changes {
             match is {
@@ -96,14 +113,87 @@ impl Main {
                 }
             }
         }
+        let counting = self.nodes.view(true).counting();
+        let turn = self.silence().note(&changes, counting, self.nodes.interval(), now);
+        match turn {
+            Some(Turn::Began) => log::error!("many nodes fell silent together, repair waits"),
+            Some(Turn::Ended) => log::info!("enough nodes are there, repair goes on"),
+            None => {}
+        }
         if changes.iter().any(|(.., is)| *is == State::Alive) {
-            self.copier.retry_waiting();
+            self.repair.retry_waiting();
         }
-        let (overdue, next_overdue) = self.nodes.take_back_orders(now);
-        for (node, given) in overdue {
-            self.close_order(node, given, now);
+        self.look_at_nodes();
+        next_change
+    }
+
+    /// Judges by the nodes as they are now. Chunks are surveyed anew when something has changed.
+    pub(super) fn look_at_nodes(&self) {
+        let is_whole = self.nodes.view(false).is_whole();
+        let mut grace = self.grace.lock().unwrap_or_else(PoisonError::into_inner);
+        *grace = grace.filter(|grace| !is_whole && *grace > self.clock.now());
+        let not_before = *grace;
+        drop(grace);
+        self.survey.wait_until(not_before);
+        self.survey.look_at(self.view());
+    }
+
+    /// Until when nodes have time to come back after the main server's start.
+    fn grace(&self) -> Option<Moment> {
+        *self.grace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The nodes as they are now, or as they are to be taken while nobody is given up.
+    pub(super) fn view(&self) -> View {
+        let is_patient = self.grace().is_some() || self.silence().is_doubted();
+        self.nodes.view(is_patient)
+    }
+
+    /// Why nothing is done on the strength of silence, where nothing is.
+    pub(super) fn why_patient(&self) -> Option<String> {
+        if let Some(grace) = self.grace() {
+            let left = grace.since(self.clock.now()).as_secs() + 1;
+            return Some(format!(
+                "the main server has just started: nodes have {left} s to come back before \
+                 anything is copied on their account"
+            ));
         }
-        let next_copy = self.copy_what_is_missing();
-        [next_change, next_overdue, next_copy].into_iter().flatten().min()
+        let silence = self.silence();
+        silence.is_doubted().then(|| {
+            let missing = silence.missing();
+            let named: Vec<String> =
+                missing.iter().take(NAMED_NODES).map(|node| node.to_string()).collect();
+            let more = if missing.len() > NAMED_NODES { ", ..." } else { "" };
+            format!(
+                "{} nodes fell silent together ({}{more}): the main server may be cut off itself, \
+                 so nothing is copied on their account until most of them are back, or somebody \
+                 says that they are gone: p2pdfs admin adopt silence",
+                missing.len(),
+                named.join(", ")
+            )
+        })
+    }
+
+    /// True while the main server suspects itself, and not for its own start.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.grace().is_none() && self.silence().is_doubted()
+    }
+
+    /// A person says that nodes that fell silent together are really gone.
+    pub(super) fn adopt_silence(&self) {
+        self.silence().adopt();
+        log::warn!("nodes that are silent are given up by a person's word");
+        self.nodes_changed();
+    }
+
+    /// Something was decided about nodes, or they said something.
+    pub(super) fn nodes_changed(&self) {
+        self.look_at_nodes();
+        self.wake_upkeep();
+    }
+
+    /// The doubt holds no invariant across its lock that a panic could break.
+    pub(super) fn silence(&self) -> MutexGuard<'_, MassSilence> {
+        self.silence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

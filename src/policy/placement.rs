@@ -244,6 +244,26 @@ impl Placer {
         chosen
     }
 
+    /// A node for one copy in a zone that has none of `wish.apart_from`, if there is one. The bytes
+    /// count as promised from now on.
+    pub fn place_apart(&mut self, wish: &Wish<'_>) -> Option<Chosen> {
+        let zones: Vec<u32> = wish.apart_from.iter().filter_map(|&n| self.zone_of(n)).collect();
+        let is_apart = |c: &Candidate| {
+            let is_free = !wish.holders.contains(&c.node) && has_room(c, wish.length);
+            is_free && !zones.contains(&c.zone)
+        };
+        let (index, _) = self.emptier_of_two(is_apart)?;
+        let candidate = &mut self.nodes[index];
+        candidate.reserved_bytes += u64::from(wish.length);
+        Some(Chosen { node: candidate.node, reason: Reason::OtherZone })
+    }
+
+    /// True when a node in none of these zones, which are all different, is fit.
+    pub fn has_zone_beside(&self, zones: &[u32]) -> bool {
+        let is_fit = |zone: &&u32| self.zones.binary_search(zone).is_ok();
+        zones.iter().filter(is_fit).count() < self.zones.len()
+    }
+
     /// The node, as it stands with all that was decided here.
     pub fn candidate(&self, node: NodeId) -> Option<&Candidate> {
         self.index_of(node).map(|index| &self.nodes[index])
@@ -306,8 +326,7 @@ impl Placer {
         zones: &[u32],
     ) -> Option<(usize, Reason)> {
         let is_free = |c: &Candidate| !taken.contains(&c.node) && has_room(c, length);
-        let is_fit = |zone: &&u32| self.zones.binary_search(zone).is_ok();
-        if !zones.is_empty() && zones.iter().filter(is_fit).count() < self.zones.len() {
+        if !zones.is_empty() && self.has_zone_beside(zones) {
             let in_other_zone = |c: &Candidate| is_free(c) && !zones.contains(&c.zone);
             if let Some((index, _)) = self.emptier_of_two(in_other_zone) {
                 return Some((index, Reason::OtherZone));

@@ -112,7 +112,8 @@ impl Rebalance {
 
     /// A move of this chunk, of which there must be exactly the copies wanted and none under way;
     /// `None` when it should stay where it is. The giver is the fullest of its holders; the taker is
-    /// in no zone of the others. What it says is to be done, `placer` takes for done.
+    /// in no zone of the others, unless the giver is in one. What it says is to be done, `placer` takes
+    /// for done.
     pub fn judge(&mut self, length: u32, holders: &Holders, placer: &mut Placer) -> Option<Move> {
         let bytes = u64::from(length);
         let fill = |node: &NodeId| placer.candidate(*node).map_or(0, Candidate::fill_ppm);
@@ -146,6 +147,8 @@ impl Rebalance {
         let others: Vec<Option<u32>> =
             all.into_iter().flatten().filter(|&&node| node != giver).map(zone).collect();
         let giver = placer.candidate(giver)?;
+        // Where the giver shares its zone with another holder, nothing is lost if the taker does.
+        let giver_shares = others.contains(&Some(giver.zone));
         self.turn = self.turn.wrapping_add(1);
         for step in 0..TRIED.min(self.takers.len()) {
             let at = (self.turn + step) % self.takers.len();
@@ -156,7 +159,7 @@ impl Rebalance {
             let is_fit = side.bytes > 0
                 && (is_far || side.is_far)
                 && !holds
-                && !others.contains(&Some(taker.zone))
+                && (giver_shares || !others.contains(&Some(taker.zone)))
                 && room >= bytes
                 && !taker.is_slow
                 && is_better(giver, taker, bytes);
@@ -238,8 +241,17 @@ mod tests {
         let (mut plan, mut placer) = plan(&nodes);
         let moved = plan.judge(1 << 20, &holders(&[1, 2]), &mut placer).expect("a move");
         assert_eq!((moved.giver, moved.taker.node), (NodeId(1), NodeId(4)));
-        let none = plan.judge(1 << 20, &holders(&[1, 4, 2]), &mut placer);
+        let (mut plan, mut placer) = self::plan(&nodes[..3]);
+        let none = plan.judge(1 << 20, &holders(&[1, 2]), &mut placer);
         assert_eq!(none, None, "only node 3 is left to take it, in the zone of node 2");
+    }
+
+    #[test]
+    fn where_holders_share_a_zone_already_it_is_no_hindrance() {
+        let nodes = [node(1, 0, 900), node(2, 0, 500), node(3, 0, 0)];
+        let (mut plan, mut placer) = plan(&nodes);
+        let moved = plan.judge(1 << 20, &holders(&[1, 2]), &mut placer).expect("a move");
+        assert_eq!((moved.giver, moved.taker.node), (NodeId(1), NodeId(3)));
     }
 
     #[test]

@@ -100,6 +100,9 @@ pub enum Verdict {
     SourcesBusy,
     /// Wait for a node: none can take a copy, or none that holds one is there.
     Waiting { missing: usize },
+    /// There are enough, but two in one zone while another has none: have `from` copy it there. The
+    /// trim of the surplus then takes one of the two.
+    Spread { from: NodeId, to: Chosen },
     /// There are more live copies than wanted: those on these nodes can go.
     Trim { surplus: Vec<NodeId> },
     /// No node holds it.
@@ -119,8 +122,9 @@ pub fn judge(copies: &Copies<'_>, placer: &mut Placer) -> Verdict {
     }
     if missing == 0 {
         return match holders.surplus(wanted) {
-            0 => Verdict::Enough,
             _ if copies.is_patient => Verdict::Enough,
+            0 if under_way > 0 => Verdict::Enough,
+            0 => spread(copies, placer).unwrap_or(Verdict::Enough),
             count => trim(copies, count, placer),
         };
     }
@@ -150,6 +154,32 @@ fn copy(copies: &Copies<'_>, missing: usize, placer: &mut Placer) -> Verdict {
     }
     placer.burden(from, u64::from(copies.length) * to.len() as u64);
     Verdict::Copy { from, to }
+}
+
+/// True when two of the copies that count are in one zone, and there is a zone without any where it
+/// could go. Whether there is room is not looked at.
+pub fn could_spread(holders: &Holders, placer: &Placer) -> bool {
+    let zone = |node: &NodeId| placer.candidate(*node).map(|c| c.zone);
+    let mut zones: Vec<u32> = holders.counts.iter().filter_map(zone).collect();
+    let copies = zones.len();
+    zones.sort_unstable();
+    zones.dedup();
+    zones.len() < copies && placer.has_zone_beside(&zones)
+}
+
+/// Copies on nodes that are away may be back in the zones where they are missing.
+fn spread(copies: &Copies<'_>, placer: &mut Placer) -> Option<Verdict> {
+    let held = copies.holders;
+    if !held.away.is_empty() || !could_spread(held, placer) {
+        return None;
+    }
+    let from = source(held, copies.length, placer)?;
+    let holders = [&held.counts, &held.gone, copies.barred].concat();
+    let wish =
+        Wish { length: copies.length, copies: 1, holders: &holders, apart_from: &held.counts };
+    let to = placer.place_apart(&wish)?;
+    placer.burden(from, u64::from(copies.length));
+    Some(Verdict::Spread { from, to })
 }
 
 /// The node to copy from: of those that can be read and have a hand free, the one with the least to

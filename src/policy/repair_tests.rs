@@ -165,6 +165,21 @@ fn a_copy_that_replaces_one_that_goes_may_take_its_zone() {
 }
 
 #[test]
+fn two_copies_in_one_zone_are_parted_when_another_zone_has_room_and_nobody_is_waited_for() {
+    let crowded =
+        |zone_of_5| with(5, move |c| c.zone = [1, 1, 2, 2, zone_of_5][c.node.0 as usize - 1]);
+    let verdict = judged(&[1, 2, 3], crowded(3));
+    assert!(matches!(verdict, Verdict::Spread { to, .. } if to.node == NodeId(5)), "{verdict:?}");
+    assert_eq!(judged(&[1, 2, 3], crowded(2)), Verdict::Enough);
+    assert_eq!(judged_as(&[1, 2, 3], crowded(3), &[5], false), Verdict::Enough, "under way");
+    let full = with(5, |c| {
+        *c = crowded(3)[c.node.0 as usize - 1];
+        c.free_bytes = 1;
+    });
+    assert_eq!(judged(&[1, 2, 3], full), Verdict::Enough);
+}
+
+#[test]
 fn what_is_nearer_to_a_loss_is_more_urgent_and_then_what_is_read() {
     let urgency = |held: &[u32], is_idle, since| {
         let candidates = with(5, |c| c.is_leaving = c.node.0 == 5);
@@ -227,6 +242,13 @@ proptest! {
             Verdict::Enough => {
                 let has_more = live > wanted || !holders.leaving.is_empty();
                 prop_assert!(holders.counts.len() >= wanted && (is_patient || !has_more));
+            }
+            Verdict::Spread { from, to } => {
+                prop_assert_eq!(holders.counts.len(), wanted);
+                prop_assert!(!is_patient && holders.counts.contains(&from));
+                let zone = |node: NodeId| placer.candidate(node).map(|c| c.zone);
+                let is_apart = holders.counts.iter().all(|&node| zone(node) != zone(to.node));
+                prop_assert!(is_apart);
             }
             Verdict::Trim { surplus } => {
                 prop_assert!(!is_patient && !surplus.is_empty());

@@ -136,6 +136,30 @@ impl ServerConnection {
         }
     }
 
+    /// The same, within a budget: `share` grows as the payload arrives, and `patience` is how long
+    /// it waits for that. `None` when the connection is over; `Some(false)` when there was no memory
+    /// for the payload, of which the rest is passed over then.
+    pub fn read_payload_within(
+        &mut self,
+        buffer: &mut PayloadBuffer,
+        share: &mut Share,
+        patience: Duration,
+        seen: impl FnMut(&[u8]),
+    ) -> Option<bool> {
+        let may_hold = |bytes: usize| {
+            let more = (bytes as u64).saturating_sub(share.bytes());
+            more == 0 || share.grow(more, patience)
+        };
+        match self.reader.read_payload_if(&self.stream, buffer, seen, may_hold) {
+            Ok(true) => Some(true),
+            Ok(false) => self.skip_payload().then_some(false),
+            Err(error) => {
+                self.tell_and_log(error);
+                None
+            }
+        }
+    }
+
     /// Passes over the rest of the request's payload. `false` when the connection is over.
     pub fn skip_payload(&mut self) -> bool {
         self.reader.skip_payload(&self.stream).map_err(|error| self.tell_and_log(error)).is_ok()

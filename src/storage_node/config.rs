@@ -27,8 +27,38 @@ pub struct NodeConfig {
     pub invite: Option<Secret>,
     /// Allow plain text to and from other machines.
     pub insecure_plaintext: bool,
+    /// How long the node is expected to be away when it stops; the main server waits so long before
+    /// it has copies made elsewhere.
+    pub back_in: Duration,
+    pub scrub: ScrubConfig,
+    /// How long a removed chunk can be restored for sure.
+    pub trash_hold: Duration,
     pub limits: NodeLimits,
     pub clock: Clock,
+}
+
+/// How the node verifies what it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubConfig {
+    pub rate: ScrubRate,
+    /// From the begin of one pass over everything to that of the next, if there is time to spare.
+    pub every: Duration,
+}
+
+/// How fast a node reads what it holds, to verify it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScrubRate {
+    /// Not at all.
+    Off,
+    BytesPerSecond(u64),
+    Unlimited,
+}
+
+impl Default for ScrubConfig {
+    fn default() -> ScrubConfig {
+        let rate = ScrubRate::BytesPerSecond(8 << 20);
+        ScrubConfig { rate, every: Duration::from_secs(24 * 3600) }
+    }
 }
 
 /// The most bytes in the name of a zone.
@@ -46,6 +76,9 @@ impl NodeConfig {
             address: None,
             invite: None,
             insecure_plaintext: false,
+            back_in: Duration::from_secs(600),
+            scrub: ScrubConfig::default(),
+            trash_hold: Duration::from_secs(3600),
             limits: NodeLimits::default(),
             clock: Clock::system(),
         }
@@ -66,8 +99,12 @@ pub struct NodeLimits {
     pub fetch_bytes: u64,
     /// How long a request waits for such bytes before it is `busy`.
     pub budget_patience: Duration,
+    /// Bytes of chunks held at once for copies that the main server ordered.
+    pub copy_bytes: u64,
     /// How long a durable copy waits to be confirmed before its store is `busy`.
     pub confirm_patience: Duration,
+    /// How long a node that stops waits for the main server to hear its goodbye.
+    pub parting_patience: Duration,
 }
 
 impl Default for NodeLimits {
@@ -78,7 +115,9 @@ impl Default for NodeLimits {
             duplicate_bytes: 16 << 20,
             fetch_bytes: 32 << 20,
             budget_patience: Duration::from_secs(10),
+            copy_bytes: 32 << 20,
             confirm_patience: Duration::from_secs(10),
+            parting_patience: Duration::from_secs(3),
         }
     }
 }

@@ -66,6 +66,8 @@ struct Queue {
     pauses: usize,
     exchanging: bool,
     stopping: bool,
+    /// Nothing can be told any more.
+    over: bool,
     /// The main server was just reached by another thread.
     nudged: bool,
 }
@@ -152,6 +154,26 @@ impl Confirmer {
         self.changed.notify_all();
     }
 
+    /// Gives up what waits, and all that comes from now on: the main server cannot be reached, and
+    /// the node stops.
+    pub fn abandon(&self) {
+        let mut queue = self.lock();
+        (queue.stopping, queue.over) = (true, true);
+        queue.jobs.clear();
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Waits until `run` has ended, for at most `patience`.
+    pub fn wait_over(&self, patience: Duration) -> bool {
+        let queue = self.lock();
+        let (queue, _) = self
+            .changed
+            .wait_timeout_while(queue, patience, |queue| !queue.over)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.over
+    }
+
     /// The body of the confirmer's thread.
     pub fn run(&self, shared: &Shared) {
         let mut connection = None;
@@ -170,7 +192,7 @@ impl Confirmer {
             }
         }
         // Whoever still waits for an answer gets none.
-        self.lock().jobs.clear();
+        self.abandon();
     }
 
     fn ask<T>(
@@ -199,7 +221,10 @@ impl Confirmer {
 
     fn push(&self, job: Job) {
         let mut queue = self.lock();
-        queue.jobs.push_back(job);
+        // Nobody would ever tell it; dropped, it tells whoever waits that there is no answer.
+        if !queue.over {
+            queue.jobs.push_back(job);
+        }
         drop(queue);
         self.changed.notify_all();
     }
@@ -225,9 +250,10 @@ impl Confirmer {
 
     /// Ends an exchange; what is left of the batch is tried again. True when the node stops.
     fn end_exchange(&self, batch: Batch) -> bool {
-        let mut queue = self.lock();
+        let mut guard = self.lock();
+        let queue = &mut *guard;
         let left = batch.lost.into_iter().chain(batch.stored).chain(batch.duplicated);
-        for job in left.collect::<Vec<_>>().into_iter().rev() {
+        for job in left.rev().filter(|_| !queue.over) {
             queue.jobs.push_front(job);
         }
         queue.exchanging = false;

@@ -7,20 +7,19 @@ use crossbeam_channel::Sender;
 
 use crate::causes::with_causes;
 use crate::ids::Incarnation;
-use crate::wire::node_to_main::{AddMeReply, DropMe, Heartbeat, HeartbeatReply};
-use crate::wire::{CallError, Connection, FaultCode};
+use crate::wire::node_to_main::{AddMeReply, DropMe, Heartbeat, HeartbeatReply, Stored};
+use crate::wire::{CallError, Connection, FaultCode, MAX_CONFIRMATIONS};
 
 use super::error::NodeError;
 use super::inventory;
 use super::join::{self, AddMeError};
 use super::shared::Shared;
+use super::sockets::Dialled;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How much longer than it said the main server may hold a heartbeat back.
 const GRACE: Duration = Duration::from_secs(15);
-/// How long a parting node waits for the main server.
-const PARTING_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What came of the first try to reach the main server.
 #[derive(Debug)]
@@ -41,14 +40,19 @@ enum End {
 
 impl From<CallError> for End {
     fn from(error: CallError) -> End {
-        End::Lost(error)
+        match error {
+            CallError::Fault(fault) if fault.code == FaultCode::Left => {
+                End::Fatal(NodeError::Left(fault.message))
+            }
+            error => End::Lost(error),
+        }
     }
 }
 
 impl From<AddMeError> for End {
     fn from(error: AddMeError) -> End {
         match error {
-            AddMeError::Call(error) => End::Lost(error),
+            AddMeError::Call(error) => error.into(),
             AddMeError::Fatal(error) => End::Fatal(error),
         }
     }
@@ -67,7 +71,7 @@ struct Control<'a> {
 /// The body of the control thread. `joined` is the connection of a join, where there was one.
 pub(super) fn run(
     shared: &Shared,
-    joined: Option<(Connection, AddMeReply)>,
+    joined: Option<(Dialled, AddMeReply)>,
     first: Sender<FirstContact>,
 ) {
     let mut control = Control {
@@ -84,7 +88,6 @@ pub(super) fn run(
             Err(end) => end,
             Ok(never) => match never {},
         };
-        shared.set_control_socket(None);
         if std::mem::take(&mut control.is_alive) {
             pause = FIRST_PAUSE;
         }
@@ -125,20 +128,12 @@ impl Control<'_> {
     /// One connection, to its end.
     fn session(
         &mut self,
-        joined: Option<(Connection, AddMeReply)>,
+        joined: Option<(Dialled, AddMeReply)>,
     ) -> Result<std::convert::Infallible, End> {
         let (mut connection, mut reply) = match joined {
             Some((connection, reply)) => (connection, Some(reply)),
-            None => (self.shared.dial_main()?, None),
+            None => (self.shared.dial_control()?, None),
         };
-        let broken = |source: std::io::Error| CallError::Connect {
-            address: connection.address().clone(),
-            source,
-        };
-        let socket = connection.socket().map_err(broken)?;
-        if !self.shared.set_control_socket(Some(socket)) {
-            return Err(End::Stopped);
-        }
         let Some(member) = self.shared.member() else { return Err(End::Stopped) };
         self.check_cluster(&connection, member.membership.cluster)?;
         let main = connection.hello().incarnation;
@@ -148,7 +143,8 @@ impl Control<'_> {
                 None => join::return_to(self.shared, &mut connection)?,
             };
             self.interval = Duration::from_millis(reply.interval_ms);
-            inventory::compare(&mut connection, &member.store, &self.shared.confirmer)?;
+            self.confirm_again(&mut connection)?;
+            inventory::compare(&mut connection, &member, &self.shared.confirmer)?;
             self.compared_with = Some(reply.incarnation);
         }
         drop(member);
@@ -159,6 +155,22 @@ impl Control<'_> {
         loop {
             self.heartbeat(&mut connection)?;
         }
+    }
+
+    /// Tells a main server that started anew of the latest copies, of which it may have lost the
+    /// confirmation. Before the inventory, which would take them for copies that nobody knows.
+    fn confirm_again(&self, connection: &mut Connection) -> Result<(), CallError> {
+        for tokens in self.shared.recent.tokens().chunks(MAX_CONFIRMATIONS) {
+            // Where else they are to go, the main server finds out by itself once all nodes are back.
+            match connection.call(&Stored { tokens: tokens.to_vec().into() }) {
+                Ok(_) => log::info!("copies confirmed again chunks={}", tokens.len()),
+                Err(CallError::Fault(fault)) if !fault.retryable => {
+                    log::warn!("copies not confirmed again chunks={} {fault}", tokens.len());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// Nothing is said to the main server of another cluster.
@@ -190,10 +202,10 @@ impl Control<'_> {
             newest_key: shared.keys.newest(),
             acknowledged: shared.orders.done().into(),
             failed: member.failure(),
-            damaged_copies: 0,
-            scrub: Default::default(),
-            unadopted: false,
-            time: None,
+            damaged_copies: shared.counters.damaged(),
+            scrub: shared.scrub.state(),
+            unadopted: !shared.is_adopted(),
+            time: Some(shared.clock.wall()),
         };
         drop(member);
         connection.set_answer_timeout(self.interval + GRACE);
@@ -203,10 +215,17 @@ impl Control<'_> {
             Err(CallError::Fault(fault)) if fault.code == FaultCode::StaleDirectory => {
                 return Err(End::Fatal(shared.identity.stale()));
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // It wants the node added anew, perhaps because a person has adopted it since.
+                if error.fault().is_some() {
+                    self.compared_with = None;
+                }
+                return Err(error.into());
+            }
         };
         shared.orders.forget(&request.acknowledged);
         let brought_news = self.take_in(reply)?;
+        shared.recent.trim();
         shared.payloads.trim();
         shared.reads.trim();
         // An answer that was not held back and brings nothing new must not make us ask at once
@@ -228,19 +247,23 @@ impl Control<'_> {
             // Not acknowledged, so not used: the old keys go on.
             log::error!("new token keys could not be kept error={}", with_causes(&error));
         }
-        let any_new_order = shared.orders.take(reply.orders.into_vec(), &reply.nodes);
+        let Some(member) = shared.member() else { return Err(End::Stopped) };
+        let orders = reply.orders.into_vec();
+        let any_new_order = shared.orders.take(shared, member.membership.node, orders, reply.nodes);
         Ok(any_new_order || shared.keys.newest() != newest)
     }
 }
 
-/// Says goodbye, so that the main server need not find out by silence.
-pub(super) fn part(shared: &Shared) {
-    let parted = shared.dial_main().and_then(|mut connection| {
-        connection.set_answer_timeout(PARTING_TIMEOUT);
-        connection.call(&DropMe::default())
+/// Says goodbye, so that the main server need not find out by silence. True if it heard.
+pub(super) fn part(shared: &Shared) -> bool {
+    let goodbye = DropMe { back_in_s: Some(shared.back_in.as_secs()), ..DropMe::default() };
+    let parted = shared.dial_to_part().and_then(|mut connection| {
+        connection.set_answer_timeout(shared.limits.parting_patience);
+        connection.call(&goodbye)
     });
-    match parted {
+    match &parted {
         Ok(_) => log::info!("parted from the main server"),
-        Err(error) => log::warn!("the main server heard no goodbye error={}", with_causes(&error)),
+        Err(error) => log::warn!("the main server heard no goodbye error={}", with_causes(error)),
     }
+    parted.is_ok()
 }

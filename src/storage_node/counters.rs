@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::metrics::Page;
+
 /// Sums since the start.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -33,6 +35,16 @@ impl Counters {
     /// Payload bytes that came from other nodes.
     pub fn node_bytes(&self) -> u64 {
         self.node_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Chunks that became durable here.
+    pub fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
+    }
+
+    /// Copies found damaged.
+    pub fn damaged(&self) -> u64 {
+        self.damaged.load(Ordering::Relaxed)
     }
 
     /// Transfers under way now.
@@ -77,5 +89,24 @@ impl fmt::Display for Counters {
             of(&self.fetched_bytes),
             of(&self.damaged)
         )
+    }
+}
+
+impl Counters {
+    /// Writes all of them into a page of metrics.
+    pub(super) fn fill(&self, page: &mut Page) {
+        let of = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
+        let help = "Payload bytes that came in to be stored, by who sent them.";
+        let received = [("client", of(&self.client_bytes)), ("node", of(&self.node_bytes))];
+        page.counters("p2pdfs_node_received_bytes_total", help, "from", received);
+        let help = "Chunks that became durable here.";
+        page.counter("p2pdfs_node_stored_chunks_total", help, of(&self.stored));
+        page.counter("p2pdfs_node_fetched_chunks_total", "Chunks read.", of(&self.fetched));
+        let help = "Bytes of chunks that were read.";
+        page.counter("p2pdfs_node_fetched_bytes_total", help, of(&self.fetched_bytes));
+        let help = "Copies that were found damaged.";
+        page.counter("p2pdfs_node_damaged_copies_total", help, of(&self.damaged));
+        let help = "Transfers under way.";
+        page.gauge("p2pdfs_node_transfers", help, self.transfers().into());
     }
 }

@@ -57,6 +57,9 @@ pub enum NodeError {
     /// The node has started from another copy of this directory since.
     #[error("{0} is a stale copy: its node has started from another copy of it since")]
     StaleDirectory(PathBuf),
+    /// The main server struck the node off for good.
+    #[error("the node has left its cluster for good: {0}")]
+    Left(String),
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("cannot {doing} {path}")]

@@ -7,12 +7,13 @@ use crate::wire::{CallError, Connection, Fault, Message, Outcome};
 
 use super::confirmer::{ANSWER_TIMEOUT, Batch, Job, What, destinations};
 use super::shared::Shared;
+use super::sockets::Dialled;
 
 /// Tells the main server, once more on a new connection if an old one turns out to be dead. What
 /// it answered is out of `batch` afterwards; what is left must be told again.
 pub(super) fn tell(
     shared: &Shared,
-    connection: &mut Option<Connection>,
+    connection: &mut Option<Dialled>,
     batch: &mut Batch,
 ) -> Result<(), CallError> {
     if let Some(open) = connection {

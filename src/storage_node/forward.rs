@@ -2,7 +2,7 @@
 //! fails is reported, and the main server names another.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use crate::wire::{CallError, Connection, Hello, Outcome, Role};
 
 use super::confirmer::Destination;
 use super::shared::Shared;
+use super::sockets::{Dialled, Sockets};
 
 /// How often further targets are tried for the same chunks.
 const ROUNDS: usize = 4;
@@ -44,25 +45,27 @@ pub(super) struct Outgoing<'a> {
 #[derive(Debug)]
 pub(super) struct Peers {
     dialing: Dialing,
+    sockets: Arc<Sockets>,
     /// Held for memory only.
-    idle: Mutex<HashMap<Address, Vec<Connection>>>,
+    idle: Mutex<HashMap<Address, Vec<Dialled>>>,
 }
 
 impl Peers {
-    pub fn new(insecure_plaintext: bool) -> Peers {
+    pub fn new(insecure_plaintext: bool, sockets: Arc<Sockets>) -> Peers {
         let dialing = Dialing {
             connect_timeout: Duration::from_secs(2),
+            hello_timeout: Duration::from_secs(5),
             answer_timeout: Duration::from_secs(30),
             insecure_plaintext,
         };
-        Peers { dialing, idle: Mutex::default() }
+        Peers { dialing, sockets, idle: Mutex::default() }
     }
 
-    fn take(&self, address: &Address) -> Option<Connection> {
+    fn take(&self, address: &Address) -> Option<Dialled> {
         self.lock().get_mut(address)?.pop()
     }
 
-    fn give_back(&self, connection: Connection) {
+    fn give_back(&self, connection: Dialled) {
         let mut idle = self.lock();
         if idle.values().map(Vec::len).sum::<usize>() < IDLE_IN_ALL {
             let own = idle.entry(connection.address().clone()).or_default();
@@ -72,11 +75,11 @@ impl Peers {
         }
     }
 
-    fn dial(&self, address: &Address) -> Result<Connection, CallError> {
-        Connection::open(address, &self.dialing, &Hello::new(Role::Node))
+    fn dial(&self, address: &Address) -> Result<Dialled, CallError> {
+        self.sockets.open(address, &self.dialing, &Hello::new(Role::Node))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Vec<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Vec<Dialled>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -129,7 +132,7 @@ struct Group {
 
 /// A message that is under way to a node.
 struct Started {
-    connection: Connection,
+    connection: Dialled,
     /// The connection was idle before, and may turn out to be dead.
     is_reused: bool,
 }

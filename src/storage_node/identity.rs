@@ -24,6 +24,9 @@ use super::error::NodeError;
 const FORMAT: u32 = 1;
 const FILE: &str = "node.json";
 const LOCK: &str = "node.lock";
+/// The most starts that a node names when it joins: all of its `add_me` must fit into what the main
+/// server takes from a stranger. Those that were refused are not among them.
+const MAX_TRIES: usize = 64;
 /// The files of a node beside its store.
 pub(super) const OWN_FILES: [&str; 5] =
     [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK];
@@ -108,20 +111,30 @@ impl Identity {
     }
 
     /// Notes that `incarnation` may be the last registered one from now on, and returns those that
-    /// may be it as yet. To be called before the main server hears of it.
-    pub fn add_candidate(&self, incarnation: Incarnation) -> Result<Vec<Incarnation>, NodeError> {
+    /// may be it as yet, and whether it is one more. To be called before the main server hears of it.
+    pub fn add_candidate(
+        &self,
+        incarnation: Incarnation,
+    ) -> Result<(Vec<Incarnation>, bool), NodeError> {
         let mut previous = self.get().incarnations;
+        let is_new = !previous.contains(&incarnation);
         previous.retain(|known| *known != incarnation);
-        if !self.get().incarnations.contains(&incarnation) {
+        if is_new {
             self.update(|file| {
                 // The first was registered for sure; of the rest the latest are the likeliest.
-                if file.incarnations.len() == MAX_PREVIOUS {
+                let most = if file.member.is_some() { MAX_PREVIOUS } else { MAX_TRIES };
+                if file.incarnations.len() == most {
                     file.incarnations.remove(1);
                 }
                 file.incarnations.push(incarnation);
             })?;
         }
-        Ok(previous)
+        Ok((previous, is_new))
+    }
+
+    /// Takes back what `add_candidate` added: the main server refused at once, and never had it.
+    pub fn forget_candidate(&self, incarnation: Incarnation) -> Result<(), NodeError> {
+        self.update(|file| file.incarnations.retain(|known| *known != incarnation))
     }
 
     /// The error of a directory that is not the one which its node started from last.

@@ -6,10 +6,12 @@ use crate::policy::inventory::{bucket_of, digest, serials_of};
 use crate::segments::{Held, Store};
 use crate::wire::node_to_main::{
     BUCKET_SERIALS, BucketDigest, Compared, HeldChunk, Holdings, Inventory, InventoryReply,
+    MAX_HOLDINGS,
 };
 use crate::wire::{CallError, Connection, MAX_ITEMS};
 
 use super::confirmer::Confirmer;
+use super::shared::Member;
 
 /// Serials stay below this.
 const LAST_SERIAL: Serial = Serial((1 << 53) - 1);
@@ -17,14 +19,15 @@ const LAST_SERIAL: Serial = Serial((1 << 53) - 1);
 /// Compares everything. Afterwards the node's copies count.
 pub(super) fn compare(
     connection: &mut Connection,
-    store: &Store,
+    member: &Member,
     confirmer: &Confirmer,
 ) -> Result<(), CallError> {
     let mut from = Some(0);
     while let Some(first) = from {
-        let InventoryReply { differ, next } = compare_range(connection, store, confirmer, first)?;
+        let InventoryReply { differ, next } =
+            compare_range(connection, &member.store, confirmer, first)?;
         for bucket in differ {
-            list_bucket(connection, store, confirmer, bucket)?;
+            list_bucket(connection, member, confirmer, bucket)?;
         }
         from = match next {
             Some(next) if next <= first => {
@@ -59,27 +62,59 @@ fn compare_range(
     Ok(reply)
 }
 
+/// Sends what is held in the bucket, until the main server misses nothing that is in the trash.
 fn list_bucket(
     connection: &mut Connection,
-    store: &Store,
+    member: &Member,
     confirmer: &Confirmer,
     bucket: u64,
 ) -> Result<(), CallError> {
-    let _paused = confirmer.pause();
-    let held = in_bucket(store, bucket).into_iter().map(|held| HeldChunk {
+    // What cannot be brought back is not spoken of again, so that it is lost, and repaired.
+    let mut hopeless = Vec::new();
+    loop {
+        let paused = confirmer.pause();
+        let held = holdings(&member.store, bucket, &hopeless);
+        let reply = connection.call(&Holdings { bucket, held: held.into() })?;
+        drop(paused);
+        log::info!(
+            "inventory compared bucket={bucket} found={} lost={} unknown={} to_restore={}",
+            reply.found,
+            reply.lost,
+            reply.unknown,
+            reply.restore.len()
+        );
+        if reply.restore.is_empty() {
+            return Ok(());
+        }
+        let is_told_again = reply.restore.iter().any(|serial| hopeless.contains(serial));
+        if is_told_again || reply.restore.len() > MAX_HOLDINGS {
+            let what = "it wants restored what was not in the trash".to_string();
+            return Err(CallError::BadReply { address: connection.address().clone(), what });
+        }
+        member.restore(&reply.restore);
+        // Whatever came of it, each is wanted from the trash once.
+        hopeless.extend(reply.restore);
+    }
+}
+
+fn holdings(store: &Store, bucket: u64, hopeless: &[Serial]) -> Vec<HeldChunk> {
+    let (first, last) = serials_of(bucket);
+    let listed = |held: Held, trashed| HeldChunk {
         serial: held.serial,
         length: held.length,
         fingerprint: held.fingerprint,
-        trashed: false,
-    });
-    let reply = connection.call(&Holdings { bucket, held: held.collect() })?;
-    log::info!(
-        "inventory compared bucket={bucket} found={} lost={} unknown={}",
-        reply.found,
-        reply.lost,
-        reply.unknown
-    );
-    Ok(())
+        trashed,
+    };
+    let trash = store.trash(first..=last, BUCKET_SERIALS as usize);
+    let trash = trash.into_iter().filter(|held| !hopeless.contains(&held.serial));
+    let mut all: Vec<_> = trash.map(|held| listed(held, true)).collect();
+    // Asked for later: what comes back from the trash meanwhile is held then.
+    let held: Vec<_> =
+        in_bucket(store, bucket).into_iter().map(|held| listed(held, false)).collect();
+    all.retain(|trash| held.binary_search_by_key(&trash.serial, |held| held.serial).is_err());
+    all.extend(held);
+    all.sort_by_key(|held| held.serial);
+    all
 }
 
 /// The digests of the buckets from `from` on that hold anything, as many as fit into a message, and

@@ -6,12 +6,13 @@ use std::path::Path;
 use crate::ids::{Incarnation, Secret};
 use crate::segments::{OpenReport, Store, StoreError, StoreId, StoreOptions};
 use crate::wire::node_to_main::{AddMe, AddMeReply};
-use crate::wire::{CallError, Connection, FaultCode};
+use crate::wire::{CallError, Connection, Fault, FaultCode};
 
 use super::config::NodeConfig;
 use super::error::NodeError;
 use super::identity::{Membership, OWN_FILES};
 use super::shared::{Member, Shared};
+use super::sockets::Dialled;
 
 /// Why `add_me` came to nothing.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ pub(super) fn open_store(
     config: &NodeConfig,
 ) -> Result<Option<Member>, NodeError> {
     let file = shared.identity.get();
-    let options = StoreOptions::offering(file.space_bytes);
+    let options = options(config, file.space_bytes);
     let (store, report) = match Store::open(&config.directory, options) {
         Ok(opened) => opened,
         // The store is made before the number is noted, so there never was one.
@@ -59,7 +60,15 @@ pub(super) fn open_store(
         }
     }
     tell(&report, &config.directory);
-    Ok(Some(Member::new(found, store, report.highest_serial)))
+    Ok(Some(Member::new(found, store, report.highest_serial, config.clock.clone())))
+}
+
+fn options(config: &NodeConfig, space_bytes: u64) -> StoreOptions {
+    StoreOptions {
+        trash_hold: config.trash_hold,
+        clock: config.clock.clone(),
+        ..StoreOptions::offering(space_bytes)
+    }
 }
 
 fn tell(report: &OpenReport, directory: &Path) {
@@ -88,7 +97,7 @@ fn tell(report: &OpenReport, directory: &Path) {
 pub(super) fn join(
     shared: &Shared,
     config: &NodeConfig,
-) -> Result<(Connection, AddMeReply, Member), NodeError> {
+) -> Result<(Dialled, AddMeReply, Member), NodeError> {
     let directory = &config.directory;
     let invite = config.invite.ok_or_else(|| NodeError::JoinUnfinished(directory.to_path_buf()))?;
     let main = shared.identity.get().main;
@@ -98,17 +107,18 @@ pub(super) fn join(
         }
         AddMeError::Fatal(error) => error,
     };
-    let mut connection = shared.dial_main().map_err(|error| failed(error.into()))?;
+    let mut connection = shared.dial_control().map_err(|error| failed(error.into()))?;
     let reply = add_me(shared, &mut connection, Some(invite)).map_err(failed)?;
     let id = StoreId { cluster: reply.cluster, node: reply.node };
-    let options = StoreOptions::offering(shared.identity.get().space_bytes);
+    let options = options(config, shared.identity.get().space_bytes);
     Store::create(directory, id, reply.time, &OWN_FILES)?;
     let (store, report) = Store::open(directory, options)?;
     let membership = Membership { cluster: reply.cluster, node: reply.node };
     shared.identity.update(|file| file.member = Some(membership))?;
     registered(shared, &reply)?;
     log::info!("joined node={} cluster={} main={main}", reply.node, reply.cluster);
-    Ok((connection, reply, Member::new(membership, store, report.highest_serial)))
+    let clock = config.clock.clone();
+    Ok((connection, reply, Member::new(membership, store, report.highest_serial, clock)))
 }
 
 /// Takes up work again, as the node that this one is.
@@ -128,7 +138,7 @@ fn add_me(
     invite: Option<Secret>,
 ) -> Result<AddMeReply, AddMeError> {
     // On disk before the main server hears of it: after a crash either may be the registered one.
-    let previous = shared.identity.add_candidate(shared.incarnation)?;
+    let (previous, is_new) = shared.identity.add_candidate(shared.incarnation)?;
     let file = shared.identity.get();
     let member = shared.member();
     let space = member.as_ref().map(|member| member.space()).unwrap_or_else(|| {
@@ -149,12 +159,16 @@ fn add_me(
         highest_serial: member.as_ref().and_then(|member| member.highest_serial),
         cluster: member.map(|member| member.membership.cluster),
         main_incarnation: file.main_incarnation,
-        time: None,
+        time: Some(shared.clock.wall()),
     };
     let reply = match connection.call(&request) {
         Ok(reply) => reply,
         Err(CallError::Fault(fault)) if fault.code == FaultCode::StaleDirectory => {
             return Err(shared.identity.stale().into());
+        }
+        Err(CallError::Fault(fault)) if is_new && is_unregistered(&fault) => {
+            shared.identity.forget_candidate(shared.incarnation)?;
+            return Err(CallError::Fault(fault).into());
         }
         Err(error) => return Err(error.into()),
     };
@@ -163,8 +177,17 @@ fn add_me(
     Ok(reply)
 }
 
+/// True for an answer to `add_me` after which this start is surely not the registered one.
+fn is_unregistered(fault: &Fault) -> bool {
+    matches!(fault.code, FaultCode::Denied | FaultCode::Invalid | FaultCode::Unreachable)
+}
+
 /// Notes that this start is the registered one, and by whom.
 fn registered(shared: &Shared, reply: &AddMeReply) -> Result<(), NodeError> {
+    shared.set_adopted(reply.is_adopted);
+    if let Some(member) = shared.member().filter(|_| reply.is_adopted) {
+        member.store.wake_compaction();
+    }
     let own: Incarnation = shared.incarnation;
     let file = shared.identity.get();
     let main = if reply.is_adopted { Some(reply.incarnation) } else { file.main_incarnation };

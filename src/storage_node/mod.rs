@@ -8,9 +8,11 @@
 //! `orders`.
 
 mod buffers;
+mod compaction;
 mod config;
 mod confirmer;
 mod control;
+mod copying;
 mod counters;
 mod error;
 mod exchange;
@@ -21,16 +23,22 @@ mod identity;
 mod inventory;
 mod join;
 mod keys;
+mod leaving;
+mod metrics;
 mod node;
 mod orders;
+mod recent;
+mod scrub;
 mod service;
 mod shared;
+mod sockets;
 mod store;
 mod verifier;
 
 #[cfg(test)]
 mod tests;
 
-pub use config::{NodeConfig, NodeLimits};
+pub use config::{NodeConfig, NodeLimits, ScrubConfig, ScrubRate};
 pub use error::NodeError;
+pub use leaving::Leaving;
 pub use node::Node;

@@ -9,19 +9,25 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::causes::with_causes;
 use crate::ids::{Address, NodeId};
+use crate::metrics::Page;
 use crate::server::{Limits, Server};
+use crate::wire::CallError;
 use crate::wire::node_to_main::AddMeReply;
-use crate::wire::{CallError, Connection};
 
-use super::config::NodeConfig;
+use super::compaction;
+use super::config::{NodeConfig, ScrubRate};
 use super::control::{self, FirstContact};
 use super::counters::Counters;
 use super::error::NodeError;
 use super::identity::{DirectoryLock, Identity};
 use super::join;
 use super::keys::Keys;
+use super::metrics;
+use super::orders;
+use super::scrub;
 use super::service::NodeService;
 use super::shared::Shared;
+use super::sockets::Dialled;
 
 /// A storage node that runs in this process. Dropping it stops it, too.
 pub struct Node {
@@ -102,13 +108,19 @@ impl Node {
         &self.shared.counters
     }
 
+    /// What fills in a page of metrics.
+    pub fn metrics(&self) -> impl Fn(&mut Page) + Send + Sync + use<> {
+        let (shared, server) = (self.shared.clone(), self.server.watch());
+        move |page| metrics::fill(&shared, server.open_connections(), page)
+    }
+
     /// Stops in order: says goodbye to the main server, answers what has arrived, closes the store.
     pub fn stop(mut self) {
         self.stop_all();
     }
 
     /// Starts the control thread, and waits for what comes of it first.
-    fn find_main(&mut self, joined: Option<(Connection, AddMeReply)>) -> Result<(), NodeError> {
+    fn find_main(&mut self, joined: Option<(Dialled, AddMeReply)>) -> Result<(), NodeError> {
         let (first, contact) = bounded(1);
         let shared = self.shared.clone();
         self.control = Some(spawn("control", move || control::run(&shared, joined, first))?);
@@ -127,19 +139,33 @@ impl Node {
     fn stop_all(&mut self) {
         let Some(stop) = self.stop.take() else { return };
         drop(stop);
-        self.shared.orders.stop();
-        // A stale copy must not say goodbye in the name of the node that it is not any more.
-        if self.control.is_some() && !self.shared.is_given_up() {
-            control::part(&self.shared);
+        let shared = self.shared.clone();
+        shared.orders.stop();
+        if let Some(member) = shared.member() {
+            member.store.wake_compaction();
         }
-        self.shared.cut_control();
+        // A stale copy must not say goodbye in the name of the node that it is not any more.
+        let parts = self.control.is_some() && !shared.is_given_up();
+        let is_heard = parts && control::part(&shared);
+        shared.links.control.cut();
         join_thread(self.control.take());
+        // Whoever hears no goodbye hears no confirmation either.
+        if !is_heard {
+            abandon_main(&shared);
+        }
         // Requests that have arrived are answered, for which they may have something confirmed.
-        self.server.stop();
-        self.shared.confirmer.stop();
+        self.server.stop_cutting(|| {
+            shared.links.peers.cut();
+            abandon_main(&shared);
+        });
+        shared.links.peers.cut();
+        shared.confirmer.stop();
+        if !shared.confirmer.wait_over(shared.limits.parting_patience) {
+            abandon_main(&shared);
+        }
         self.workers.drain(..).for_each(|worker| join_thread(Some(worker)));
         self.close_store();
-        log::info!("stopped node={} {}", self.node, self.shared.counters);
+        log::info!("stopped node={} {}", self.node, shared.counters);
     }
 
     fn close_store(&self) {
@@ -213,9 +239,24 @@ impl Starting {
         running
             .workers
             .push(spawn("confirmer", move || for_confirmer.confirmer.run(&for_confirmer))?);
-        running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
+        for _ in 0..orders::WORKERS {
+            let shared = shared.clone();
+            running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);
+        }
+        let for_compaction = shared.clone();
+        let compact = move || compaction::run(&for_compaction);
+        running.workers.push(spawn("compaction", compact)?);
+        if shared.scrubbing.rate != ScrubRate::Off {
+            running.workers.push(spawn("scrub", move || scrub::run(&shared))?);
+        }
         Ok(running)
     }
+}
+
+/// Gives up what waits for the main server.
+fn abandon_main(shared: &Shared) {
+    shared.confirmer.abandon();
+    shared.links.main.cut();
 }
 
 /// Listens where it is wanted; where any port would do, on the one of the last start if it is free.

@@ -1,23 +1,30 @@
-//! What the main server orders in its answers to heartbeats. A thread of its own does it, so that
+//! What the main server orders in its answers to heartbeats. Threads of their own do it, so that
 //! heartbeats go on; an order is done once however often it is sent, and acknowledged until the
 //! main server has heard it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::causes::with_causes;
+use crate::ids::{ChunkId, HashAlgorithm, NodeId, Serial};
 use crate::segments::StoreError;
-use crate::token::{Claims, Operation};
+use crate::token::{Claims, Operation, Token};
 use crate::wire::MAX_ITEMS;
-use crate::wire::node_to_main::{Action, DuplicatedChunk, FailedTarget, Order, Target};
+use crate::wire::node_to_main::{Action, Order, Target};
 use crate::wire::to_main::Addresses;
 
-use super::confirmer::destinations;
-use super::forward::{self, Outgoing};
+use super::copying;
 use super::shared::{Member, Shared};
 
+/// The threads that carry orders out: while one reads, others send, and their syncs at the other
+/// end are shared.
+pub(super) const WORKERS: usize = 4;
 /// Orders that are under way or not yet acknowledged; what comes beyond that will come again.
 const MAX_KNOWN: usize = 4 * MAX_ITEMS;
+/// Copies to the same nodes travel together, as many as this, or until they have so many bytes.
+const MAX_TOGETHER: usize = 256;
+const TOGETHER_BYTES: u64 = 4 << 20;
 
 /// The orders of which this node knows.
 #[derive(Debug, Default)]
@@ -29,23 +36,81 @@ pub(super) struct Orders {
 
 #[derive(Debug, Default)]
 struct Table {
-    waiting: VecDeque<(Order, Addresses)>,
+    waiting: VecDeque<Accepted>,
     /// By number, whether it is done.
     known: BTreeMap<u64, bool>,
     stopping: bool,
 }
 
+/// An order whose token is good.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub order: u64,
+    pub token: Token,
+    pub claims: Claims,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Copy(Copies),
+    Verify,
+    Remove { serials: Vec<Serial>, purge: bool },
+}
+
+/// Where copies are to go.
+#[derive(Debug)]
+pub(super) struct Copies {
+    pub targets: Vec<Target>,
+    /// Of all nodes that the orders of one answer name.
+    pub nodes: Arc<Addresses>,
+}
+
+/// What is to become of an order that was not known before.
+enum Judged {
+    Accepted(Accepted),
+    /// Acknowledged without being carried out: it never will be.
+    Failed,
+    /// Neither: it is as if it had not come.
+    PassedOver,
+}
+
+impl Copies {
+    fn go_where(&self, other: &Copies) -> bool {
+        let nodes = self.targets.iter().map(|target| target.node);
+        nodes.eq(other.targets.iter().map(|target| target.node))
+    }
+}
+
+impl Accepted {
+    pub fn copies(&self) -> Option<&Copies> {
+        match &self.work {
+            Work::Copy(copies) => Some(copies),
+            Work::Verify | Work::Remove { .. } => None,
+        }
+    }
+}
+
 impl Orders {
-    /// Takes in orders. True if any of them was new.
-    pub fn take(&self, orders: Vec<Order>, nodes: &Addresses) -> bool {
+    /// Takes in orders. True if any of them is to be done that was not known before.
+    pub fn take(&self, shared: &Shared, node: NodeId, orders: Vec<Order>, to: Addresses) -> bool {
+        let nodes = Arc::new(to);
         let mut table = self.lock();
         let mut any_new = false;
         for order in orders {
-            if table.known.len() < MAX_KNOWN && !table.known.contains_key(&order.order) {
-                any_new = true;
-                table.known.insert(order.order, false);
-                table.waiting.push_back((order, nodes.clone()));
+            let number = order.order;
+            if table.known.len() >= MAX_KNOWN || table.known.contains_key(&number) {
+                continue;
             }
+            match judge(shared, node, order, &nodes) {
+                Judged::Accepted(accepted) => {
+                    table.known.insert(number, false);
+                    table.waiting.push_back(accepted);
+                }
+                Judged::Failed => drop(table.known.insert(number, true)),
+                Judged::PassedOver => continue,
+            }
+            any_new = true;
         }
         drop(table);
         self.changed.notify_all();
@@ -79,30 +144,38 @@ impl Orders {
         table.stopping
     }
 
-    /// Ends `run` after the order that it is about, and `wait_done` at once.
+    /// Ends `run` after the orders that it is about, and `wait_done` at once.
     pub fn stop(&self) {
         self.lock().stopping = true;
         self.changed.notify_all();
     }
 
-    /// The body of the orders' thread.
+    /// The body of a thread that carries orders out.
     pub fn run(&self, shared: &Shared) {
-        while let Some((order, nodes)) = self.next() {
-            // Without a store the node is stopping: the order will come again.
+        while let Some(batch) = self.next() {
+            // Without a store the node is stopping: the orders will come again.
             let Some(member) = shared.member() else { return };
-            carry_out(shared, &member, &order, &nodes);
-            self.lock().known.insert(order.order, true);
+            let is_done = carry_out(shared, &member, &batch);
+            let mut table = self.lock();
+            for Accepted { order, .. } in &batch {
+                match is_done {
+                    true => table.known.insert(*order, true),
+                    false => table.known.remove(order),
+                };
+            }
+            drop(table);
             self.changed.notify_all();
         }
     }
 
-    fn next(&self) -> Option<(Order, Addresses)> {
+    /// The next order, or the next ones that go together.
+    fn next(&self) -> Option<Vec<Accepted>> {
         let table = self.lock();
         let mut table = self
             .changed
             .wait_while(table, |table| table.waiting.is_empty() && !table.stopping)
             .unwrap_or_else(PoisonError::into_inner);
-        if table.stopping { None } else { table.waiting.pop_front() }
+        if table.stopping { None } else { table.take_batch() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -110,55 +183,84 @@ impl Orders {
     }
 }
 
-fn carry_out(shared: &Shared, member: &Member, order: &Order, nodes: &Addresses) {
-    // It comes from the main server itself, and may be old by the time it is sent again.
-    let now = shared.time.now();
-    let claims = match shared.keys.check_proof(&order.token, member.membership.node, now) {
-        Ok(claims) if claims.operation == Operation::Fetch => claims,
-        Ok(_) | Err(_) => {
-            log::warn!("an order without a good token was passed over order={}", order.order);
-            return;
+impl Table {
+    fn take_batch(&mut self) -> Option<Vec<Accepted>> {
+        let first = self.waiting.pop_front()?;
+        let Work::Copy(_) = first.work else { return Some(vec![first]) };
+        let mut bytes = u64::from(first.claims.length);
+        let mut batch = vec![first];
+        for other in std::mem::take(&mut self.waiting) {
+            let more = u64::from(other.claims.length);
+            let fits = batch.len() < MAX_TOGETHER && bytes + more <= TOGETHER_BYTES;
+            let goes_along = match (batch[0].copies(), other.copies()) {
+                (Some(first), Some(copies)) => fits && first.go_where(copies),
+                _ => false,
+            };
+            if goes_along {
+                bytes += more;
+                batch.push(other);
+            } else {
+                self.waiting.push_back(other);
+            }
         }
-    };
-    match &order.action {
-        Action::Copy { targets } => copy(shared, member, order, &claims, targets, nodes),
-        Action::Verify {} => verify(shared, member, &claims),
-        Action::Remove { .. } => unimplemented!(),
+        Some(batch)
     }
 }
 
-fn copy(
-    shared: &Shared,
-    member: &Member,
-    order: &Order,
-    claims: &Claims,
-    targets: &[Target],
-    nodes: &Addresses,
-) {
-    let Claims { id, serial, .. } = claims;
-    let mut bytes = shared.reads.take();
-    bytes.resize(claims.length as usize, 0);
-    match member.store.read_into(*serial, id, 0, &mut bytes) {
-        Ok(()) => {
-            let destinations = destinations(targets.to_vec(), nodes);
-            let (token, done) = (order.token.clone(), Vec::new());
-            let mut chunk = [Outgoing { id: *id, bytes: &bytes, token, destinations, done }];
-            forward::duplicate(shared, &mut chunk);
-            let [Outgoing { done, .. }] = chunk;
-            log::info!("copy order done order={} chunk={id} nodes={done:?}", order.order);
+fn judge(shared: &Shared, node: NodeId, order: Order, nodes: &Arc<Addresses>) -> Judged {
+    let Order { order, token, action } = order;
+    // It comes from the main server itself, and may be old by the time it is sent again.
+    let claims = shared.keys.check_proof(&token, node, shared.time.now());
+    let (wanted, work) = match action {
+        Action::Copy { targets } => {
+            (Operation::Fetch, Work::Copy(Copies { targets, nodes: nodes.clone() }))
         }
-        Err(error) => {
-            let fault = member.fault(&error);
-            missing(shared, member, claims, &error);
-            let failed = |target: &Target| FailedTarget {
-                node: target.node,
-                why: format!("the source cannot be read: {fault}"),
-            };
-            let failed = targets.iter().map(failed).collect();
-            let token = order.token.clone();
-            shared.confirmer.note(vec![DuplicatedChunk { token, done: Vec::new(), failed }]);
+        Action::Verify {} => (Operation::Fetch, Work::Verify),
+        Action::Remove { serials, purge } => {
+            (Operation::Remove, Work::Remove { serials: serials.into_vec(), purge })
+        }
+    };
+    let is_removal = wanted == Operation::Remove;
+    if is_removal && !shared.is_adopted() {
+        log::warn!("a main server that is not adopted wants chunks removed order={order}");
+        return Judged::PassedOver;
+    }
+    let is_meant = |claims: &Claims| match &work {
+        Work::Copy(_) | Work::Verify => true,
+        Work::Remove { serials, .. } => names(claims, serials),
+    };
+    match claims {
+        Ok(claims) if claims.operation == wanted && is_meant(&claims) => {
+            Judged::Accepted(Accepted { order, token, claims, work })
+        }
+        // What is acknowledged is taken for removed.
+        Ok(_) | Err(_) if is_removal => {
+            log::warn!("a removal without a good token was passed over order={order}");
+            Judged::PassedOver
+        }
+        Ok(_) | Err(_) => {
+            log::warn!("an order without a good token was passed over order={order}");
+            Judged::Failed
         }
     }
+}
+
+/// True if the claims are for the removal of these serials and no others.
+fn names(claims: &Claims, serials: &[Serial]) -> bool {
+    let list: Vec<u8> = serials.iter().flat_map(|serial| serial.0.to_be_bytes()).collect();
+    claims.id == ChunkId::of(HashAlgorithm::Blake3, &list)
+        && u64::from(claims.length) == list.len() as u64
+}
+
+/// True if the orders are done, or failed for good; otherwise they are to come again.
+fn carry_out(shared: &Shared, member: &Member, batch: &[Accepted]) -> bool {
+    let Some(first) = batch.first() else { return true };
+    match &first.work {
+        Work::Copy(_) => return copying::copy(shared, member, batch),
+        Work::Verify => verify(shared, member, &first.claims),
+        Work::Remove { serials, purge } => return remove(shared, member, first, serials, *purge),
+    }
+    true
 }
 
 fn verify(shared: &Shared, member: &Member, claims: &Claims) {
@@ -172,7 +274,7 @@ fn verify(shared: &Shared, member: &Member, claims: &Claims) {
 }
 
 /// Reports a copy that the main server counts on and that cannot be had from here.
-fn missing(shared: &Shared, member: &Member, claims: &Claims, error: &StoreError) {
+pub(super) fn missing(shared: &Shared, member: &Member, claims: &Claims, error: &StoreError) {
     match error {
         StoreError::Corrupt { .. } => shared.drop_damaged(member, claims.serial, &claims.id),
         StoreError::NotFound(_) => {
@@ -180,5 +282,29 @@ fn missing(shared: &Shared, member: &Member, claims: &Claims, error: &StoreError
             shared.confirmer.lost(claims.serial);
         }
         _ => {}
+    }
+}
+
+/// Removes chunks, for good once this returns true.
+fn remove(
+    shared: &Shared,
+    member: &Member,
+    order: &Accepted,
+    serials: &[Serial],
+    purge: bool,
+) -> bool {
+    // The order may have waited while another main server came.
+    if !shared.is_adopted() {
+        return false;
+    }
+    match member.remove(serials, purge) {
+        Ok(removed) => {
+            log::info!("removed order={} chunks={removed} purge={purge}", order.order);
+            true
+        }
+        Err(error) => {
+            log::error!("not removed order={} error={}", order.order, with_causes(&error));
+            false
+        }
     }
 }

@@ -1,24 +1,24 @@
 //! What the threads of a node share.
 
 use std::convert::Infallible;
-use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::causes::with_causes;
+use crate::clock::{Clock, Moment};
 use crate::ids::{Address, ChunkId, Incarnation, Serial};
-use crate::segments::{Store, StoreError};
+use crate::segments::{Store, StoreError, Ticket};
 use crate::server::Budget;
 use crate::wire::connection::Dialing;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::node_to_main::Space;
-use crate::wire::{CallError, Connection, Fault, Hello, Role};
+use crate::wire::{CallError, Fault, Hello, Role};
 
 use super::buffers::Pool;
-use super::config::{NodeConfig, NodeLimits};
+use super::config::{NodeConfig, NodeLimits, ScrubConfig};
 use super::confirmer::Confirmer;
 use super::control::FirstContact;
 use super::counters::Counters;
@@ -28,10 +28,16 @@ use super::forward::Peers;
 use super::identity::{Identity, Membership};
 use super::keys::{Keys, MainTime};
 use super::orders::Orders;
+use super::recent::Recent;
+use super::scrub::Scrub;
+use super::sockets::{Dialled, Sockets};
 
 /// Memory kept for payloads and reads while nothing needs it.
 const KEPT_PAYLOAD_BYTES: usize = 16 << 20;
-const KEPT_READ_BYTES: usize = 8 << 20;
+const KEPT_READ_BYTES: usize = 16 << 20;
+/// How long the space counts as used up after the disk took no more though it seemed to have room:
+/// out of inodes, over a quota or over a limit on file sizes, say.
+const FULL_FOR: Duration = Duration::from_secs(60);
 
 /// Everything but the threads themselves.
 pub(super) struct Shared {
@@ -42,34 +48,45 @@ pub(super) struct Shared {
     pub address: Address,
     pub dialing: Dialing,
     pub limits: NodeLimits,
+    pub back_in: Duration,
     pub keys: Keys,
+    pub clock: Clock,
     pub time: MainTime,
     pub counters: Counters,
     pub client_budget: Arc<Budget>,
     pub duplicate_budget: Arc<Budget>,
     pub fetch_budget: Arc<Budget>,
+    pub copy_budget: Arc<Budget>,
     pub payloads: Arc<Pool<PayloadBuffer>>,
     pub reads: Arc<Pool<Vec<u8>>>,
     pub confirmer: Confirmer,
     pub peers: Peers,
     pub orders: Orders,
+    pub recent: Recent,
+    pub scrubbing: ScrubConfig,
+    pub scrub: Scrub,
+    pub links: Links,
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
     /// Gets what the node cannot go on after.
     fatal: Sender<NodeError>,
     given_up: AtomicBool,
+    /// By the last `add_me`: the main server may have chunks removed.
+    is_adopted: AtomicBool,
     /// Empty until the node has joined, and again once it has stopped. Requests hold on to it only
     /// while they run, so that the store can be closed behind the last of them.
     member: RwLock<Option<Arc<Member>>>,
-    control: Mutex<ControlSocket>,
 }
 
-/// `stopping` shares the lock of `socket` on purpose: a control connection is either listed before
-/// the stop, and cut by it, or refused after it.
-#[derive(Default)]
-struct ControlSocket {
-    stopping: bool,
-    socket: Option<TcpStream>,
+/// The connections that this node dials, by when a stop cuts them.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// For heartbeats.
+    pub control: Arc<Sockets>,
+    /// All others to the main server.
+    pub main: Arc<Sockets>,
+    /// To other nodes.
+    pub peers: Arc<Sockets>,
 }
 
 /// A node that has joined: its number, and its chunks.
@@ -80,6 +97,9 @@ pub(super) struct Member {
     pub highest_serial: Option<Serial>,
     /// What the disk's failure was, from the first request that met it on.
     failure: OnceLock<String>,
+    clock: Clock,
+    /// When the disk last took no more though it seemed to have room.
+    full_since: Mutex<Option<Moment>>,
 }
 
 impl Shared {
@@ -93,28 +113,37 @@ impl Shared {
     ) -> Shared {
         let insecure_plaintext = config.insecure_plaintext;
         let limits = config.limits.clone();
+        let links = Links::default();
+        let hello_timeout = Duration::from_secs(5);
         Shared {
             identity,
             incarnation: Incarnation::random(),
             address,
-            dialing: Dialing { insecure_plaintext, ..Dialing::default() },
+            dialing: Dialing { insecure_plaintext, hello_timeout, ..Dialing::default() },
             keys,
             time: MainTime::new(config.clock.clone()),
+            recent: Recent::new(config.clock.clone()),
+            clock: config.clock.clone(),
             counters: Counters::default(),
             client_budget: Budget::new(limits.client_bytes),
             duplicate_budget: Budget::new(limits.duplicate_bytes),
             fetch_budget: Budget::new(limits.fetch_bytes),
+            back_in: config.back_in,
+            copy_budget: Budget::new(limits.copy_bytes),
             limits,
             payloads: Pool::new(KEPT_PAYLOAD_BYTES),
             reads: Pool::new(KEPT_READ_BYTES),
             confirmer: Confirmer::default(),
-            peers: Peers::new(insecure_plaintext),
+            peers: Peers::new(insecure_plaintext, links.peers.clone()),
+            links,
             orders: Orders::default(),
+            scrubbing: config.scrub,
+            scrub: Scrub::default(),
             stop,
             fatal,
             given_up: AtomicBool::new(false),
+            is_adopted: AtomicBool::new(false),
             member: RwLock::new(None),
-            control: Mutex::default(),
         }
     }
 
@@ -139,13 +168,45 @@ impl Shared {
         }
     }
 
-    /// True once `give_up` was called.
+    /// The node is none any more: it has nothing to say goodbye for.
+    pub fn note_left(&self) {
+        self.given_up.store(true, Ordering::SeqCst);
+    }
+
+    /// True once `give_up` or `note_left` was called.
     pub fn is_given_up(&self) -> bool {
         self.given_up.load(Ordering::SeqCst)
     }
 
+    /// True once the main server proved, at the last `add_me`, that it is the one that was here
+    /// before, or a person said so: only then is anything removed by its orders.
+    pub fn is_adopted(&self) -> bool {
+        self.is_adopted.load(Ordering::SeqCst)
+    }
+
+    pub fn set_adopted(&self, is_adopted: bool) {
+        self.is_adopted.store(is_adopted, Ordering::SeqCst);
+    }
+
     /// Opens a connection to the main server, as the node that this one is by now.
-    pub fn dial_main(&self) -> Result<Connection, CallError> {
+    pub fn dial_main(&self) -> Result<Dialled, CallError> {
+        self.dial(&self.links.main, &self.dialing)
+    }
+
+    /// The same, for heartbeats.
+    pub fn dial_control(&self) -> Result<Dialled, CallError> {
+        self.dial(&self.links.control, &self.dialing)
+    }
+
+    /// The same, with less patience, to say goodbye.
+    pub fn dial_to_part(&self) -> Result<Dialled, CallError> {
+        let patience = self.limits.parting_patience;
+        let dialing =
+            Dialing { connect_timeout: patience / 3, hello_timeout: patience, ..self.dialing };
+        self.dial(&self.links.main, &dialing)
+    }
+
+    fn dial(&self, sockets: &Arc<Sockets>, dialing: &Dialing) -> Result<Dialled, CallError> {
         let file = self.identity.get();
         let mut hello = Hello::new(Role::Node);
         if let Some(membership) = self.member().map(|member| member.membership) {
@@ -153,7 +214,7 @@ impl Shared {
             hello.secret = Some(file.secret);
             hello.incarnation = Some(self.incarnation);
         }
-        let connection = Connection::open(&file.main, &self.dialing, &hello)?;
+        let connection = sockets.open(&file.main, dialing, &hello)?;
         self.time.tell(connection.hello().time);
         Ok(connection)
     }
@@ -164,23 +225,6 @@ impl Shared {
             Err(RecvTimeoutError::Timeout) => false,
             Err(RecvTimeoutError::Disconnected) => true,
             Ok(never) => match never {},
-        }
-    }
-
-    /// Lists the socket that a stop cuts; false when the node stops already.
-    pub fn set_control_socket(&self, socket: Option<TcpStream>) -> bool {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        control.socket = socket;
-        !control.stopping
-    }
-
-    /// Ends the control connection, and lets no other begin.
-    pub fn cut_control(&self) {
-        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        control.stopping = true;
-        if let Some(socket) = control.socket.take() {
-            // One that the main server has closed already needs no cutting.
-            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 
@@ -206,11 +250,28 @@ impl Shared {
         }
         self.confirmer.lost(serial);
     }
+
+    /// Has the main server told of copies that were found damaged and are held no more.
+    pub fn report_damaged(&self, damaged: &[(Serial, Option<ChunkId>)]) {
+        for (serial, id) in damaged {
+            self.counters.count_damaged();
+            let id = id.map(|id| id.to_string()).unwrap_or_default();
+            log::warn!("copy damaged, dropped chunk={id} serial={serial}");
+            self.confirmer.lost(*serial);
+        }
+    }
 }
 
 impl Member {
-    pub fn new(membership: Membership, store: Store, highest_serial: Option<Serial>) -> Member {
-        Member { membership, store, highest_serial, failure: OnceLock::new() }
+    /// Of this node, in this store.
+    pub fn new(
+        membership: Membership,
+        store: Store,
+        highest_serial: Option<Serial>,
+        clock: Clock,
+    ) -> Member {
+        let (failure, full_since) = (OnceLock::new(), Mutex::default());
+        Member { membership, store, highest_serial, failure, clock, full_since }
     }
 
     /// The fault for an error of the store, which is logged here, and noted when it is the end of
@@ -222,6 +283,12 @@ impl Member {
             StoreError::Failed { .. } => {
                 if self.failure.set(text.clone()).is_ok() {
                     log::error!("no more chunks are taken error={text}");
+                }
+            }
+            StoreError::NoSpace { needed, free } => {
+                log::warn!("the store refused error={text}");
+                if free >= needed {
+                    *self.lock_full() = Some(self.clock.now());
                 }
             }
             _ => log::warn!("the store refused error={text}"),
@@ -238,12 +305,52 @@ impl Member {
     /// What the main server is told about its space.
     pub fn space(&self) -> Space {
         let space = self.store.space();
+        let now = self.clock.now();
+        let is_full = self.lock_full().is_some_and(|since| now.since(since) < FULL_FOR);
+        let reclaimable = space.trash() + space.dead;
         Space {
             offered_bytes: space.offered,
-            used_bytes: space.used,
-            free_bytes: space.free,
+            // So that nodes with as much to keep are as full, however much they have yet to free.
+            used_bytes: space.used.saturating_sub(reclaimable),
+            free_bytes: if is_full { 0 } else { space.free },
             chunks: space.chunks,
-            trash_bytes: 0,
+            trash_bytes: space.trash(),
         }
+    }
+
+    /// Takes chunks out, with one wait for all of them; returns how many were here. Removing what
+    /// is not here is done already.
+    pub fn remove(&self, serials: &[Serial], purge: bool) -> Result<usize, StoreError> {
+        let mut tickets = Vec::new();
+        for serial in serials {
+            tickets.extend(self.store.remove(*serial, purge)?);
+        }
+        self.wait_durable(&tickets)?;
+        Ok(tickets.len())
+    }
+
+    /// Brings chunks back from the trash, for good, as far as that goes.
+    pub fn restore(&self, serials: &[Serial]) {
+        let mut tickets = Vec::new();
+        for serial in serials {
+            match self.store.restore(*serial) {
+                Ok(ticket) => tickets.extend(ticket),
+                Err(error) => {
+                    log::warn!("not restored serial={serial} error={}", with_causes(&error));
+                }
+            }
+        }
+        match self.wait_durable(&tickets) {
+            Ok(()) => log::info!("restored from the trash chunks={}", tickets.len()),
+            Err(error) => drop(self.fault(&error)),
+        }
+    }
+
+    fn wait_durable(&self, tickets: &[Ticket]) -> Result<(), StoreError> {
+        tickets.iter().max().map_or(Ok(()), |last| self.store.wait_durable(*last))
+    }
+
+    fn lock_full(&self) -> MutexGuard<'_, Option<Moment>> {
+        self.full_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -14,6 +14,9 @@ use super::service::not_a_member;
 use super::shared::{Member, Shared};
 use super::verifier::Verifier;
 
+/// What a payload takes of the memory for all before any of it has arrived.
+const FIRST_SHARE_BYTES: u64 = 64 * 1024;
+
 type StoreOutcome = Result<StoredChunk, Fault>;
 
 /// Answers a `store`. `false` when the connection is over.
@@ -71,17 +74,23 @@ fn take_in(
     // What may have to wait for further nodes never holds what other nodes wait for.
     let is_clients = operations().any(|operation| operation != Operation::Duplicate);
     let budget = if is_clients { &shared.client_budget } else { &shared.duplicate_budget };
-    let Some(_share) = budget.take(total, shared.limits.budget_patience) else {
+    let patience = shared.limits.budget_patience;
+    let no_memory = || {
         let why = "this node has as many transfers under way as it has memory for";
-        return refused(connection, Fault::new(FaultCode::Busy, why));
+        Fault::new(FaultCode::Busy, why)
+    };
+    // The rest is taken as it arrives: whoever announces much and sends nothing holds next to none.
+    let Some(mut share) = budget.take(total.min(FIRST_SHARE_BYTES), patience) else {
+        return refused(connection, no_memory());
     };
     let mut payload = shared.payloads.take();
     let expected = chunks.iter().zip(&admitted);
     let expected =
         expected.map(|(chunk, claims)| (claims.is_ok().then_some(chunk.id), chunk.length));
     let mut verifier = Verifier::new(expected.collect());
-    if !connection.read_payload(&mut payload, |piece| verifier.feed(piece)) {
-        return None;
+    let feed = |piece: &[u8]| verifier.feed(piece);
+    if !connection.read_payload_within(&mut payload, &mut share, patience, feed)? {
+        return Some(Err(no_memory()));
     }
     shared.counters.count_received(total, is_clients);
     let verified = admitted.into_iter().zip(verifier.finish());
@@ -144,6 +153,8 @@ fn keep(
     shared.counters.count_stored(durable.len() as u64);
     let tokens = durable.iter().map(|chunk| chunk.token.clone()).collect();
     let confirmed = shared.confirmer.confirm(tokens, shared.limits.confirm_patience);
+    let counted = durable.iter().zip(&confirmed).filter(|(_, confirmed)| confirmed.is_ok());
+    shared.recent.note(counted.map(|(chunk, _)| chunk.token.clone()));
     let mut places = Vec::new();
     let mut outgoing = Vec::new();
     for (chunk, confirmed) in durable.iter().zip(confirmed) {

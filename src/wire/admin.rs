@@ -178,7 +178,7 @@ pub struct Drain {
     pub undo: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrainReply {
     /// Chunks with a copy on the node that have not enough others yet, and their bytes.
     pub chunks_left: u64,

@@ -41,6 +41,8 @@ impl CallError {
 #[derive(Debug, Clone, Copy)]
 pub struct Dialing {
     pub connect_timeout: Duration,
+    /// How long a server may think before it answers `hello`, which costs it next to nothing.
+    pub hello_timeout: Duration,
     /// How long a server may think before it answers.
     pub answer_timeout: Duration,
     /// Allow connections in plain text to other machines.
@@ -51,6 +53,7 @@ impl Default for Dialing {
     fn default() -> Self {
         Dialing {
             connect_timeout: Duration::from_secs(5),
+            hello_timeout: Duration::from_secs(30),
             answer_timeout: Duration::from_secs(60),
             insecure_plaintext: false,
         }
@@ -81,7 +84,19 @@ impl Connection {
         dialing: &Dialing,
         hello: &Hello,
     ) -> Result<Connection, CallError> {
+        Connection::open_watched(address, dialing, hello, |_| {})
+    }
+
+    /// As `open`, and shows the socket before anything is said on it, so that another thread can cut
+    /// the connection from then on.
+    pub fn open_watched(
+        address: &Address,
+        dialing: &Dialing,
+        hello: &Hello,
+        dialled: impl FnOnce(&TcpStream),
+    ) -> Result<Connection, CallError> {
         let stream = dial(address, dialing)?;
+        dialled(&stream);
         let time = crate::clock::WallTime(0);
         let placeholder = HelloReply {
             version: 0,
@@ -96,11 +111,12 @@ impl Connection {
             address: address.clone(),
             reader: FrameReader::default(),
             json: Vec::new(),
-            answer_timeout: dialing.answer_timeout,
+            answer_timeout: dialing.hello_timeout,
             unanswered: 0,
             hello: placeholder,
         };
         connection.hello = connection.call(hello)?;
+        connection.answer_timeout = dialing.answer_timeout;
         Ok(connection)
     }
 

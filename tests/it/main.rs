@@ -9,6 +9,7 @@ mod hostile;
 mod kill9;
 mod local_cluster;
 mod mini_client;
+mod operators;
 mod powercut;
 mod promises;
 mod resume;

@@ -144,3 +144,71 @@ fn servers_refuse_to_start_where_they_cannot_serve() {
     refused(node().args(["--dir", "n2", "--space", "1G"]), &["--main"]);
     refused(node().args(["--dir", "n3", "--main", &taken]), &["--space"]);
 }
+
+#[test]
+fn wrong_words_to_the_commands_for_operators_are_usage_errors() {
+    let home = tempfile::TempDir::new().expect("a temporary directory");
+    // Nobody listens there: whatever is wrong must be found before anybody is asked.
+    let cli = Cli::new(home.path(), None);
+    let key = home.path().join("key");
+    fs::write(&key, "ab".repeat(32)).expect("it can be written");
+    let run = |args: &[&str]| {
+        let key = key.to_str().expect("a plain path");
+        cli.run(&[&["--main", NOBODY, "--key-file", key, "--patience", "0"], args].concat())
+    };
+    run(&["admin", "drain", "node3"]).failed(2, &["node3", "number"]);
+    run(&["admin", "drain", "3", "--undo", "--wait"]).failed(2, &["--undo", "--wait"]);
+    run(&["admin", "what-if"]).failed(2, &["--stop"]);
+    run(&["admin", "what-if", "--stop", "3,x"]).failed(2, &["x", "number"]);
+    run(&["admin", "adopt", "everything"]).failed(2, &["everything", "silence"]);
+    run(&["admin", "explain", "blake3:12"]).failed(2, &["blake3:12", "hint:"]);
+    run(&["admin", "explain", "/a", "/b"]).failed(2, &["/a /b", "hint:"]);
+    run(&["admin", "forget", "3"]).failed(2, &["node 3", "--yes"]);
+    run(&["copies", "0", "/a"]).failed(2, &["0"]);
+    run(&["copies", "17", "/a"]).failed(2, &["17"]);
+    run(&["copies", "3"]).failed(2, &["PATH"]);
+    run(&["verify"]).failed(2, &["PATH"]);
+    run(&["undelete", "/a/../b"]).failed(2, &["/a/../b"]);
+    // And what is right goes on to the main server, which is not there.
+    for right in [
+        &["admin", "status"][..],
+        &["admin", "nodes"],
+        &["admin", "drain", "3"],
+        &["admin", "forget", "3", "--yes"],
+        &["admin", "what-if", "--stop", "3,7", "--zone", "b"],
+        &["admin", "adopt", "silence"],
+        &["admin", "explain", "node", "3"],
+        &["copies", "3", "/a"],
+        &["removed"],
+        &["undelete", "/a", "--version", "7"],
+        &["rm", "--purge", "/a"],
+        &["verify", "/"],
+    ] {
+        run(right).failed(4, &[NOBODY, "hint:"]);
+    }
+}
+
+#[test]
+fn every_command_has_help_with_an_example_and_is_completed() {
+    let home = tempfile::TempDir::new().expect("a temporary directory");
+    let cli = Cli::new(home.path(), None);
+    let script = cli.ok(&["completions", "bash"]);
+    for command in ["copies", "removed", "undelete", "verify", "rm"] {
+        assert!(cli.ok(&[command, "--help"]).contains("Example"), "{command} has no example");
+        assert!(script.contains(command), "{command} is not completed");
+    }
+    for command in ["status", "nodes", "explain", "what-if", "drain", "forget", "adopt", "invite"] {
+        let help = cli.ok(&["admin", command, "--help"]);
+        assert!(help.contains("Example"), "admin {command} has no example");
+        assert!(script.contains(command), "admin {command} is not completed");
+    }
+}
+
+#[test]
+fn metrics_are_not_served_to_other_machines_unasked() {
+    let home = tempfile::TempDir::new().expect("a temporary directory");
+    let mut main = clean_command(env!("CARGO_BIN_EXE_p2pdfs-main"), home.path());
+    let open = ["--dir", "m", "--listen", "127.0.0.1:0", "--metrics", "0.0.0.0:0"];
+    run(main.args(open), &[]).failed(2, &["0.0.0.0", "--insecure-plaintext"]);
+    assert!(!home.path().join("m").exists(), "something was made");
+}

@@ -102,6 +102,9 @@ fn a_main_server_finds_the_copies_that_are_missing_when_it_starts() {
     let Desk { server, catalog, key, .. } = desk;
     drop(server);
     let desk = Desk::on(catalog, key, SHORT);
+    // Nodes have time to come back.
+    desk.clock.advance(SHORT * crate::policy::liveness::DEAD_AFTER);
+    desk.server.main.wake_upkeep();
     let known = || desk.client().call(&Status::default()).expect("admin").under_copied_chunks;
     until("the chunk is found", || known() == 1);
     drop(nodes);
@@ -137,7 +140,7 @@ fn an_order_that_is_not_done_in_time_is_given_anew_after_a_pause() {
     assert!(given()[0] > first[0]);
 }
 
-fn node_session(desk: &Desk, node: NodeId) -> u64 {
+pub(super) fn node_session(desk: &Desk, node: NodeId) -> u64 {
     let table = desk.server.main.nodes.lock();
     table.nodes[&node].control.as_ref().expect("connected").session
 }

@@ -2,10 +2,13 @@
 
 mod coming;
 mod copying;
+mod metrics;
 mod reading;
+mod repairing;
 mod sessions;
 mod storing;
 
+use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Mutex;
 use std::time::Instant;
@@ -310,6 +313,28 @@ impl FakeNode {
         }
         self.control().call(&Compared {}).expect("alive");
         lost
+    }
+
+    /// Goes through the inventory as one that holds all that the books say.
+    fn come_back(&mut self, desk: &Desk) {
+        let copies = desk.catalog.copies_on(self.id, Serial(0), Serial(u64::MAX), 1 << 20);
+        let mut buckets: BTreeMap<u64, Vec<HeldChunk>> = BTreeMap::new();
+        for copy in copies.expect("a catalog") {
+            let held = HeldChunk {
+                serial: copy.serial,
+                length: copy.length,
+                fingerprint: copy.fingerprint,
+                trashed: false,
+            };
+            let bucket = crate::policy::inventory::bucket_of(copy.serial);
+            buckets.entry(bucket).or_default().push(held);
+        }
+        for (bucket, held) in buckets {
+            let request = Holdings { bucket, held: held.into() };
+            let reply = self.control().call(&request).expect("reconciled");
+            assert_eq!(reply.lost, 0);
+        }
+        self.control().call(&Compared {}).expect("alive");
     }
 
     fn beat(&self) -> Heartbeat {

@@ -1,7 +1,7 @@
 //! A main server that keeps its books in a struct, says what it was told on a channel, and behaves
 //! as a test wants it to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,64 +9,19 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::clock::WallTime;
-use crate::ids::{
-    AccountId, Address, ChunkId, ClusterId, HashAlgorithm, Incarnation, KeyId, NodeId, Secret,
-    Serial,
-};
+use crate::ids::{Address, ChunkId, HashAlgorithm, NodeId, Secret, Serial};
 use crate::policy::inventory::{bucket_of, digest};
 use crate::server::{Limits, Server, ServerConnection, Service};
-use crate::token::{Claims, Operation, Token, node_key};
+use crate::token::{Claims, Operation, Token};
 use crate::wire::connection::Dialing;
 use crate::wire::node_to_main::*;
-use crate::wire::to_main::{Addresses, Done, ToMain};
+use crate::wire::to_main::{Done, ToMain};
 use crate::wire::{Connection, Fault, FaultCode, Hello, HelloReply, Outcome, Role};
+
+pub use super::books::{Books, KnownNode, TIME, Told};
 
 /// How long a test waits for what must come before it fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
-
-/// What the main server was told.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Told {
-    AddMe {
-        node: NodeId,
-    },
-    Compared {
-        node: NodeId,
-    },
-    Stored {
-        node: NodeId,
-        serial: Serial,
-    },
-    Duplicated {
-        node: NodeId,
-        done: Vec<NodeId>,
-        failed: Vec<NodeId>,
-    },
-    Lost {
-        node: NodeId,
-        serials: Vec<Serial>,
-    },
-    Acknowledged {
-        node: NodeId,
-        orders: Vec<u64>,
-    },
-    Key {
-        node: NodeId,
-        key: KeyId,
-    },
-    Failed {
-        node: NodeId,
-    },
-    Received {
-        node: NodeId,
-        bytes: u64,
-    },
-    DropMe {
-        node: NodeId,
-    },
-    /// A `stored`, which was answered with a fault.
-    PutOff,
-}
 
 pub struct FakeMain {
     pub address: Address,
@@ -80,99 +35,6 @@ struct Shared {
     books: Mutex<Books>,
     changed: Condvar,
     told: Sender<Told>,
-}
-
-/// What outlives the process of a main server.
-#[derive(Clone)]
-pub struct Books {
-    pub cluster: ClusterId,
-    pub incarnation: Incarnation,
-    pub master: Secret,
-    pub invite: Secret,
-    pub nodes: BTreeMap<NodeId, KnownNode>,
-    /// Confirmed copies.
-    pub copies: BTreeMap<NodeId, BTreeMap<Serial, (u32, u32)>>,
-    /// The key with which tokens are made.
-    pub key: KeyId,
-    /// Where to duplicate a chunk, and where next when that fails.
-    pub targets: HashMap<ChunkId, Vec<NodeId>>,
-    pub further: HashMap<ChunkId, Vec<NodeId>>,
-    /// The next `add_me` is registered, and its answer never sent.
-    pub lose_add_me_reply: bool,
-    /// `stored` is answered with this.
-    pub stored_fault: Option<Fault>,
-    pub orders: Vec<(NodeId, Order)>,
-    /// Keys to announce in the next heartbeat.
-    pub announce: Vec<KeyId>,
-    pub stopping: bool,
-}
-
-#[derive(Clone)]
-pub struct KnownNode {
-    pub secret: Secret,
-    pub incarnation: Incarnation,
-    pub address: Address,
-}
-
-/// The time by the main server's clock, which stands still.
-pub const TIME: WallTime = WallTime(1_700_000_000_000);
-
-impl Books {
-    pub fn new() -> Books {
-        Books {
-            cluster: ClusterId::random(),
-            incarnation: Incarnation::random(),
-            master: Secret::random(),
-            invite: Secret::random(),
-            nodes: BTreeMap::new(),
-            copies: BTreeMap::new(),
-            key: KeyId(1),
-            targets: HashMap::new(),
-            further: HashMap::new(),
-            lose_add_me_reply: false,
-            stored_fault: None,
-            orders: Vec::new(),
-            announce: Vec::new(),
-            stopping: false,
-        }
-    }
-
-    pub fn key_of(&self, node: NodeId, id: KeyId) -> TokenKey {
-        TokenKey { id, key: node_key(&self.master, node, id) }
-    }
-
-    /// The claims of a good token.
-    pub fn claims(&self, operation: Operation, node: NodeId, id: ChunkId, serial: u64) -> Claims {
-        Claims {
-            key: self.key,
-            operation,
-            node,
-            id,
-            serial: Serial(serial),
-            length: 0,
-            account: AccountId(1),
-            wanted: 3,
-            reason: 1,
-            expires: TIME + Duration::from_secs(900),
-        }
-    }
-
-    pub fn mint(&self, claims: &Claims) -> Token {
-        claims.mint(&self.key_of(claims.node, claims.key).key)
-    }
-
-    fn targets(&self, claims: &Claims, nodes: &[NodeId]) -> Vec<Target> {
-        let target = |node: &NodeId| {
-            let duplicate =
-                Claims { operation: Operation::Duplicate, node: *node, ..claims.clone() };
-            Target { node: *node, token: self.mint(&duplicate) }
-        };
-        nodes.iter().map(target).collect()
-    }
-
-    fn addresses(&self) -> Addresses {
-        self.nodes.iter().map(|(node, known)| (*node, known.address.clone())).collect()
-    }
 }
 
 impl FakeMain {
@@ -222,6 +84,13 @@ impl FakeMain {
         }
     }
 
+    /// Waits until all orders were acknowledged.
+    pub fn await_obeyed(&self) {
+        while !self.books().orders.is_empty() {
+            self.await_told(|told| matches!(told, Told::Acknowledged { .. }));
+        }
+    }
+
     /// What it was told up to now and nobody waited for.
     pub fn told_so_far(&self) -> Vec<Told> {
         self.told.try_iter().collect()
@@ -253,6 +122,9 @@ impl Service for FakeService {
         let mut node = None;
         while connection.next_request().is_some() {
             let request = ToMain::parse(connection.request_json());
+            if !matches!(request, Ok(ToMain::Hello(_))) {
+                self.hang();
+            }
             let is_open = match request {
                 Ok(ToMain::Hello(hello)) => {
                     let reply = self.hello(&hello);
@@ -288,6 +160,12 @@ fn denied() -> Fault {
 }
 
 impl FakeService {
+    /// Waits for as long as nothing is to be answered.
+    fn hang(&self) {
+        let hangs = |books: &mut Books| books.hangs && !books.stopping;
+        drop(self.0.changed.wait_while(self.books(), hangs).unwrap());
+    }
+
     fn books(&self) -> MutexGuard<'_, Books> {
         self.0.books.lock().unwrap()
     }
@@ -303,6 +181,9 @@ impl FakeService {
             let is_known = books.nodes.get(&node).is_some_and(|n| Some(n.secret) == hello.secret);
             if !is_known {
                 return Err(denied());
+            }
+            if books.left.contains(&node) {
+                return Err(Fault::new(FaultCode::Left, "struck off"));
             }
         }
         Ok(HelloReply {
@@ -320,7 +201,11 @@ impl FakeService {
             Connection::open(&request.address, &Dialing::default(), &Hello::new(Role::Main))
                 .map_err(|e| Fault::new(FaultCode::Unreachable, e.to_string()))?;
         assert_eq!(dialled.hello().incarnation, Some(request.incarnation));
+        self.tell(Told::Tried { previous: request.previous.len() });
         let mut books = self.books();
+        if let Some(fault) = books.add_me_fault.take() {
+            return Err(fault);
+        }
         let by_secret = books.nodes.iter().find(|(_, n)| n.secret == request.secret);
         let number = match (node.or(by_secret.map(|(node, _)| *node)), request.invite) {
             (Some(node), _) => node,
@@ -337,11 +222,12 @@ impl FakeService {
         let known = KnownNode { secret, incarnation, address: request.address.clone() };
         books.nodes.insert(number, known);
         self.tell(Told::AddMe { node: number });
+        self.tell_time(number, request.time);
         Ok(AddMeReply {
             cluster: books.cluster,
             node: number,
             incarnation: books.incarnation,
-            is_adopted: true,
+            is_adopted: books.is_adopted,
             time: TIME,
             keys: vec![books.key_of(number, books.key)],
             interval_ms: 60_000,
@@ -350,10 +236,7 @@ impl FakeService {
 
     fn answer(&self, connection: &mut ServerConnection, node: NodeId, request: ToMain) -> bool {
         match request {
-            ToMain::Heartbeat(request) => {
-                let reply = self.heartbeat(node, request);
-                connection.reply(Ok(reply), &[])
-            }
+            ToMain::Heartbeat(request) => connection.reply(self.heartbeat(node, request), &[]),
             ToMain::Stored(request) => connection.reply(self.stored(node, request), &[]),
             ToMain::Duplicated(request) => {
                 connection.reply(Ok(self.duplicated(node, request)), &[])
@@ -372,15 +255,39 @@ impl FakeService {
                 self.tell(Told::Compared { node });
                 connection.reply(Ok(Done {}), &[])
             }
-            ToMain::DropMe(_) => {
-                self.tell(Told::DropMe { node });
-                connection.reply(Ok(Done {}), &[])
-            }
+            ToMain::DropMe(request) => connection.reply(self.drop_me(node, request), &[]),
             other => panic!("a node asked for {other:?}"),
         }
     }
 
-    fn heartbeat(&self, node: NodeId, request: Heartbeat) -> HeartbeatReply {
+    fn drop_me(&self, node: NodeId, request: DropMe) -> Result<DropMeReply, Fault> {
+        let DropMe { back_in_s, leave, force } = request;
+        if !leave {
+            self.tell(Told::DropMe { node, back_in_s });
+            return Ok(DropMeReply::default());
+        }
+        self.tell(Told::Leave { node, force });
+        let mut books = self.books();
+        let reply = books.leaving.clone()?;
+        if reply.left {
+            books.left.insert(node);
+        }
+        Ok(reply)
+    }
+
+    fn tell_time(&self, node: NodeId, time: Option<WallTime>) {
+        if let Some(time) = time {
+            self.tell(Told::Time { node, time });
+        }
+    }
+
+    fn heartbeat(&self, node: NodeId, request: Heartbeat) -> Result<HeartbeatReply, Fault> {
+        self.tell_time(node, request.time);
+        if request.unadopted {
+            self.tell(Told::Unadopted { node });
+        }
+        let Heartbeat { space, damaged_copies: damaged, scrub, .. } = request;
+        self.tell(Told::Beat { node, space, damaged, scrub });
         let orders = request.acknowledged.into_vec();
         self.tell(Told::Received { node, bytes: request.received_bytes });
         if let Some(key) = request.newest_key {
@@ -397,13 +304,23 @@ impl FakeService {
         let interval = Duration::from_secs(60);
         let nothing = |books: &mut Books| {
             let has_orders = books.orders.iter().any(|(to, _)| *to == node);
-            !has_orders && books.announce.is_empty() && !books.stopping
+            !has_orders
+                && books.announce.is_empty()
+                && books.heartbeat_fault.is_none()
+                && !books.left.contains(&node)
+                && !books.stopping
         };
         let waited = self.0.changed.wait_timeout_while(books, interval, nothing);
         let mut books = waited.unwrap().0;
+        if books.left.contains(&node) {
+            return Err(Fault::new(FaultCode::Left, "struck off"));
+        }
+        if let Some(fault) = books.heartbeat_fault.take() {
+            return Err(fault);
+        }
         let announced = std::mem::take(&mut books.announce);
         let own = books.orders.iter().filter(|(to, _)| *to == node);
-        HeartbeatReply {
+        Ok(HeartbeatReply {
             incarnation: books.incarnation,
             time: TIME,
             // What was ordered comes again soon.
@@ -412,7 +329,7 @@ impl FakeService {
             orders: own.map(|(_, order)| order.clone()).collect(),
             nodes: books.addresses(),
             journal: None,
-        }
+        })
     }
 
     /// The proof holds for the node that shows it.
@@ -477,11 +394,15 @@ impl FakeService {
     }
 
     fn holdings(&self, node: NodeId, request: Holdings) -> HoldingsReply {
+        let held = request.held.into_vec();
+        self.tell(Told::Holdings { node, held: held.clone() });
         let mut books = self.books();
+        let wanted = |chunk: &&HeldChunk| chunk.trashed && books.restore.contains(&chunk.serial);
+        let restore = held.iter().filter(wanted).map(|chunk| chunk.serial).collect();
         let copies = books.copies.entry(node).or_default();
         copies.retain(|serial, _| bucket_of(*serial) != request.bucket);
-        let held = request.held.iter().map(|h| (h.serial, (h.length, h.fingerprint)));
-        copies.extend(held);
-        HoldingsReply { found: 0, lost: 0, unknown: 0, restore: Vec::new() }
+        let counted = held.iter().filter(|chunk| !chunk.trashed);
+        copies.extend(counted.map(|held| (held.serial, (held.length, held.fingerprint))));
+        HoldingsReply { found: 0, lost: 0, unknown: 0, restore }
     }
 }

@@ -1,22 +1,28 @@
 //! The life with the main server: returns, heartbeats, keys, goodbyes.
 
+use std::time::Duration;
+
+use crate::clock::{Clock, WallTime};
 use crate::ids::{Incarnation, KeyId, Serial};
 use crate::token::{Claims, Operation};
-use crate::wire::FaultCode;
+use crate::wire::{Fault, FaultCode};
 
-use super::fake_main::{FakeMain, Told};
+use super::fake_main::{FakeMain, TIME, Told};
 use super::talk::*;
 
 #[test]
 fn a_main_server_that_started_anew_compares_what_the_node_really_holds() {
     let main = FakeMain::start();
-    let node = join(&main);
+    let clock = Clock::manual(TIME);
+    let node = join_with(&main, |config| config.clock = clock.clone());
     let number = node.number();
     // Three buckets of serials: one that agrees, one with a copy that the books lost, one with a
     // copy that the node never had.
     for serial in [1, 5000, 5001, 9000] {
         store(&main, &node.node, serial, format!("chunk {serial}").as_bytes()).unwrap();
     }
+    // Long enough that nothing is confirmed again.
+    clock.advance(Duration::from_secs(60));
     let (mut books, address) = main.stop();
     let copies = books.copies.get_mut(&number).unwrap();
     copies.remove(&Serial(5001));
@@ -30,14 +36,38 @@ fn a_main_server_that_started_anew_compares_what_the_node_really_holds() {
     assert_eq!(held, [1, 5000, 5001, 9000]);
 }
 
+/// A put from a pipe cannot be sent again: its chunks must not be forgotten.
+#[test]
+fn a_main_server_that_started_anew_is_told_of_the_latest_copies_before_all_else() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    for serial in 1..=300 {
+        store(&main, &node.node, serial, format!("chunk {serial}").as_bytes()).unwrap();
+    }
+    let (mut books, address) = main.stop();
+    books.copies.clear();
+    books.incarnation = Incarnation::random();
+    let main = FakeMain::with(books, address);
+    let compared = Told::Compared { node: number };
+    let mut stored = 0;
+    while main.await_told(|told| matches!(told, Told::Stored { .. }) || *told == compared)
+        != compared
+    {
+        stored += 1;
+    }
+    assert_eq!((stored, main.held(number).len()), (300, 300));
+}
+
 #[test]
 fn a_main_server_that_was_only_out_of_reach_is_not_asked_to_compare_again() {
     let main = FakeMain::start();
     let node = join(&main);
     let (books, address) = main.stop();
     let main = FakeMain::with(books, address);
-    let told = main.await_told(|_| true);
-    assert!(matches!(told, Told::Received { .. }), "{told:?}");
+    main.await_told(|told| matches!(told, Told::Received { .. }));
+    let told = main.told_so_far();
+    assert!(!told.iter().any(|told| matches!(told, Told::AddMe { .. })), "{told:?}");
     store(&main, &node.node, 1, b"goes on").unwrap();
 }
 
@@ -93,18 +123,43 @@ fn after_a_failed_sync_nothing_is_acknowledged_or_stored_and_reads_go_on() {
 }
 
 #[test]
-fn a_stopping_node_says_goodbye() {
+fn a_node_that_is_wanted_anew_is_added_and_compared_again() {
     let main = FakeMain::start();
     let node = join(&main);
     let number = node.number();
-    node.node.stop();
-    assert!(main.told_so_far().contains(&Told::DropMe { node: number }));
+    main.told_so_far();
+    main.announce(|books| books.heartbeat_fault = Some(Fault::new(FaultCode::Busy, "add again")));
+    main.await_told(|told| *told == Told::AddMe { node: number });
+    main.await_told(|told| *told == Told::Compared { node: number });
 }
 
 #[test]
-fn a_node_without_a_main_server_still_stops() {
+fn a_node_tells_its_own_time_when_it_is_added_and_in_each_heartbeat() {
+    let main = FakeMain::start();
+    let clock = Clock::manual(WallTime(12345));
+    let node = join_with(&main, |config| config.clock = clock.clone());
+    let told = |time| Told::Time { node: node.number(), time };
+    main.await_told(|it| *it == told(WallTime(12345)));
+    clock.set_wall(WallTime(777));
+    main.announce(|books| books.announce.push(KeyId(1)));
+    main.await_told(|it| *it == told(WallTime(777)));
+}
+
+#[test]
+fn metrics_say_what_was_stored_and_read() {
     let main = FakeMain::start();
     let node = join(&main);
-    main.stop();
-    node.node.stop();
+    store(&main, &node.node, 1, b"four").unwrap();
+    let mut page = crate::metrics::Page::default();
+    node.node.metrics()(&mut page);
+    let text = page.text();
+    for line in [
+        "p2pdfs_node_chunks 1\n",
+        "p2pdfs_node_received_bytes_total{from=\"client\"} 4\n",
+        "p2pdfs_node_stored_chunks_total 1\n",
+        "p2pdfs_node_failed 0\n",
+        "# TYPE p2pdfs_node_space_bytes gauge\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is not in:\n{text}");
+    }
 }

@@ -8,8 +8,8 @@ use crate::ids::{NodeId, Secret};
 use crate::segments::StoreError;
 use crate::storage_node::{Node, NodeConfig, NodeError};
 use crate::token::{Claims, Operation};
-use crate::wire::FaultCode;
 use crate::wire::to_node::FetchChunk;
+use crate::wire::{Fault, FaultCode};
 
 use super::fake_main::{DEADLINE, FakeMain, Told};
 use super::talk::*;
@@ -154,6 +154,26 @@ fn a_join_whose_answer_was_lost_is_finished_under_the_same_number() {
     store(&main, &node, 1, b"it works").unwrap();
 }
 
+/// Each start of it named all before, and the hundredth was more than a stranger may say.
+#[test]
+fn a_node_that_was_refused_a_hundred_times_can_still_join() {
+    let main = FakeMain::start();
+    let directory = tempfile::tempdir().unwrap();
+    let tried = |main: &FakeMain| main.await_told(|told| matches!(told, Told::Tried { .. }));
+    for code in std::iter::repeat_n(FaultCode::Unreachable, 3) {
+        main.announce(|books| books.add_me_fault = Some(Fault::new(code, "not yet")));
+        assert!(matches!(refusal(joining(&directory, &main)), NodeError::Join { .. }));
+        assert_eq!(tried(&main), Told::Tried { previous: 0 }, "a refused start is none");
+    }
+    // Of these, any could be the registered one.
+    for before in 0..100 {
+        main.announce(|books| books.add_me_fault = Some(Fault::new(FaultCode::Busy, "later")));
+        assert!(matches!(refusal(joining(&directory, &main)), NodeError::Join { .. }));
+        assert_eq!(tried(&main), Told::Tried { previous: before.min(64) });
+    }
+    assert!(Node::start(joining(&directory, &main)).is_ok());
+}
+
 #[test]
 fn a_join_cut_off_when_its_store_was_made_is_finished_without_an_invite() {
     let main = FakeMain::start();
@@ -211,7 +231,7 @@ fn a_restart_needs_nothing_but_the_directory_and_keeps_number_port_and_chunks() 
     let node = node.restart();
     assert_eq!((node.number(), node.node.address()), (number, address));
     assert_eq!(fetch(&main, &node.node, 1, b"kept").unwrap(), b"kept");
-    assert!(main.told_so_far().contains(&Told::DropMe { node: number }));
+    assert!(main.told_so_far().contains(&Told::DropMe { node: number, back_in_s: Some(600) }));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use crate::ids::{ChunkId, HashAlgorithm, NodeId};
+use crate::ids::{Address, ChunkId, HashAlgorithm, NodeId};
 use crate::segments::check::{self, CheckReport};
 use crate::storage_node::{Node, NodeConfig};
 use crate::token::{Operation, Token};
@@ -68,7 +68,11 @@ impl Running {
 }
 
 pub fn connect(node: &Node) -> Connection {
-    Connection::open(node.advertised(), &Dialing::default(), &Hello::new(Role::Client)).unwrap()
+    connect_to(node.advertised())
+}
+
+pub fn connect_to(address: &Address) -> Connection {
+    Connection::open(address, &Dialing::default(), &Hello::new(Role::Client)).unwrap()
 }
 
 pub fn blake3(bytes: &[u8]) -> ChunkId {

@@ -162,18 +162,40 @@ impl FrameReader {
         &mut self,
         stream: &TcpStream,
         buffer: &mut PayloadBuffer,
-        mut seen: impl FnMut(&[u8]),
+        seen: impl FnMut(&[u8]),
     ) -> Result<(), FrameError> {
+        self.read_payload_if(stream, buffer, seen, |_| true).map(|_| ())
+    }
+
+    /// The same. Before as many bytes as the argument says are held in all, `may_hold` is asked;
+    /// when it says no, `Ok(false)` is returned, and the rest can be passed over.
+    pub fn read_payload_if(
+        &mut self,
+        stream: &TcpStream,
+        buffer: &mut PayloadBuffer,
+        mut seen: impl FnMut(&[u8]),
+        mut may_hold: impl FnMut(usize) -> bool,
+    ) -> Result<bool, FrameError> {
         buffer.clear();
         let total = self.payload_left as usize;
+        let mut held = 0;
         while self.payload_left > 0 {
+            if buffer.filled == held {
+                held = total.min(held + held.max(FIRST_PIECE_BYTES));
+                if !may_hold(held) {
+                    return Ok(false);
+                }
+            }
+            let most = held - buffer.filled;
             let room = buffer.room(total);
+            let most = most.min(room.len());
+            let room = &mut room[..most];
             let count = self.read_some(stream, room)?;
             seen(&room[..count]);
             buffer.filled += count;
             self.payload_left -= count as u32;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Reads past the rest of the payload, so that the next message can be read.

@@ -1,0 +1,185 @@
+//! Removals: by whose word, what of them comes back, and whose space.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::ids::{ChunkId, HashAlgorithm, Incarnation, KeyId, NodeId, Serial};
+use crate::token::{Claims, Operation};
+use crate::wire::FaultCode;
+use crate::wire::node_to_main::{Action, Order};
+
+use super::fake_main::{FakeMain, TIME, Told};
+use super::talk::*;
+
+/// An order to remove, good but for what `change` changes in its token.
+fn removal(
+    main: &FakeMain,
+    node: NodeId,
+    order: u64,
+    serials: &[u64],
+    change: impl FnOnce(&mut Claims),
+) -> (NodeId, Order) {
+    let list: Vec<u8> = serials.iter().flat_map(|serial| serial.to_be_bytes()).collect();
+    let books = main.books();
+    let id = ChunkId::of(HashAlgorithm::Blake3, &list);
+    let mut claims = books.claims(Operation::Remove, node, id, serials[0]);
+    claims.length = list.len() as u32;
+    change(&mut claims);
+    let serials: Vec<Serial> = serials.iter().map(|serial| Serial(*serial)).collect();
+    let action = Action::Remove { serials: serials.into(), purge: false };
+    (node, Order { order, token: books.mint(&claims), action })
+}
+
+fn bytes(serial: u64) -> Vec<u8> {
+    format!("chunk {serial}").into_bytes()
+}
+
+fn with_chunks(main: &FakeMain, count: u64) -> Running {
+    let node = join(main);
+    for serial in 1..=count {
+        store(main, &node.node, serial, &bytes(serial)).unwrap();
+    }
+    node
+}
+
+fn is_held(main: &FakeMain, node: &Running, serial: u64) -> bool {
+    match fetch(main, &node.node, serial, &bytes(serial)) {
+        Ok(_) => true,
+        Err(fault) if fault.code == FaultCode::NotFound => false,
+        Err(fault) => panic!("{fault}"),
+    }
+}
+
+/// Waits for two more heartbeats: by the second one, what came in answer to the first was judged.
+fn await_beats(main: &FakeMain) {
+    main.told_so_far();
+    for _ in 0..2 {
+        main.announce(|books| books.announce.push(KeyId(1)));
+        main.await_told(|told| matches!(told, Told::Beat { .. }));
+    }
+}
+
+#[test]
+fn what_is_ordered_removed_is_gone_for_good_before_it_is_acknowledged_and_a_repeat_is_harmless() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 3);
+    // One of them was never there.
+    let order = |number| removal(&main, node.number(), number, &[1, 3, 99], |_| {});
+    let orders = [order(1)];
+    main.announce(|books| books.orders.extend(orders));
+    main.await_obeyed();
+    let held = |node: &Running| [1, 2, 3].map(|serial| is_held(&main, node, serial));
+    assert_eq!(held(&node), [false, true, false]);
+    let orders = [order(1), order(2)];
+    main.announce(|books| books.orders.extend(orders));
+    main.await_obeyed();
+    assert_eq!(held(&node), [false, true, false]);
+    let report = node.check();
+    assert!(report.is_sound());
+    assert_eq!(report.chunks.iter().map(|chunk| chunk.serial.0).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn a_removal_whose_token_is_not_for_these_very_serials_is_neither_done_nor_acknowledged() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 2);
+    let number = node.number();
+    let other = {
+        let list: Vec<u8> = [1_u64, 3].iter().flat_map(|serial| serial.to_be_bytes()).collect();
+        ChunkId::of(HashAlgorithm::Blake3, &list)
+    };
+    let bad = [
+        removal(&main, number, 1, &[1, 2], |claims| claims.operation = Operation::Fetch),
+        removal(&main, number, 2, &[1, 2], |claims| claims.id = other),
+        removal(&main, number, 3, &[1, 2], |claims| claims.length = 8),
+        removal(&main, number, 4, &[1, 2], |claims| claims.node = NodeId(77)),
+        removal(&main, number, 5, &[1, 2], |claims| claims.key = KeyId(9)),
+    ];
+    main.announce(|books| books.orders.extend(bad));
+    await_beats(&main);
+    assert_eq!(main.books().orders.len(), 5);
+    let good = removal(&main, number, 6, &[2], |_| {});
+    main.announce(|books| books.orders.push(good));
+    main.await_told(|told| *told == Told::Acknowledged { node: number, orders: vec![6] });
+    assert_eq!([1, 2].map(|serial| is_held(&main, &node, serial)), [true, false]);
+}
+
+#[test]
+fn a_main_server_that_is_not_adopted_removes_nothing_until_it_is() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 2);
+    let number = node.number();
+    let (mut books, address) = main.stop();
+    (books.incarnation, books.is_adopted) = (Incarnation::random(), false);
+    let main = FakeMain::with(books, address);
+    main.await_told(|told| *told == Told::Compared { node: number });
+    let order = removal(&main, number, 1, &[1], |_| {});
+    main.announce(|books| books.orders.push(order));
+    await_beats(&main);
+    main.await_told(|told| *told == Told::Unadopted { node: number });
+    assert!(is_held(&main, &node, 1) && main.books().orders.len() == 1);
+    // Reading and storing go on.
+    store(&main, &node.node, 3, &bytes(3)).unwrap();
+    // A person adopts it, for which it has its nodes added anew.
+    main.announce(|books| {
+        books.is_adopted = true;
+        books.heartbeat_fault = Some(crate::wire::Fault::new(FaultCode::Busy, "add again"));
+    });
+    main.await_obeyed();
+    assert_eq!([1, 2].map(|serial| is_held(&main, &node, serial)), [false, true]);
+}
+
+#[test]
+fn what_the_books_count_on_comes_back_from_the_trash() {
+    let main = FakeMain::start();
+    let clock = Clock::manual(TIME);
+    let node = join_with(&main, |config| config.clock = clock.clone());
+    let number = node.number();
+    for serial in 1..=3 {
+        store(&main, &node.node, serial, &bytes(serial)).unwrap();
+    }
+    let order = removal(&main, number, 1, &[1, 2], |_| {});
+    main.announce(|books| books.orders.push(order));
+    main.await_obeyed();
+    // An older catalog comes back, in which the first of them still counts.
+    clock.advance(Duration::from_secs(60));
+    let (mut books, address) = main.stop();
+    books.copies.get_mut(&number).unwrap().remove(&Serial(2));
+    books.restore.insert(Serial(1));
+    books.incarnation = Incarnation::random();
+    let main = FakeMain::with(books, address);
+    let listed = |told: Told| match told {
+        Told::Holdings { held, .. } => {
+            held.iter().map(|held| (held.serial.0, held.trashed)).collect::<Vec<_>>()
+        }
+        _ => unreachable!("nothing else was waited for"),
+    };
+    let await_listed = || listed(main.await_told(|told| matches!(told, Told::Holdings { .. })));
+    assert_eq!(await_listed(), [(1, true), (2, true), (3, false)]);
+    assert_eq!(await_listed(), [(1, false), (2, true), (3, false)]);
+    main.await_told(|told| *told == Told::Compared { node: number });
+    assert_eq!([1, 2, 3].map(|serial| is_held(&main, &node, serial)), [true, false, true]);
+    assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(1), Serial(3)]);
+    // For good.
+    let report = node.check();
+    assert_eq!(report.chunks.iter().map(|chunk| chunk.serial.0).collect::<Vec<_>>(), [1, 3]);
+}
+
+#[test]
+fn a_heartbeat_tells_trash_from_what_is_used() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    store(&main, &node.node, 1, &[7; 100_000]).unwrap();
+    let beat = |wanted: fn(u64, u64) -> bool| {
+        main.announce(|books| books.announce.push(KeyId(1)));
+        main.await_told(|told| match told {
+            Told::Beat { space, .. } => wanted(space.used_bytes, space.trash_bytes),
+            _ => false,
+        });
+    };
+    beat(|used, trash| used > 100_000 && trash == 0);
+    let order = removal(&main, node.number(), 1, &[1], |_| {});
+    main.announce(|books| books.orders.push(order));
+    main.await_obeyed();
+    beat(|used, trash| used < 100_000 && trash > 100_000);
+}
