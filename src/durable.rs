@@ -26,16 +26,19 @@ pub enum SyncPoint {
     StateDirectory,
     /// The catalog's log, before an operation is answered.
     CatalogCommit,
+    /// What a node keeps of the catalog's journal, before it says so.
+    JournalData,
 }
 
 impl SyncPoint {
     /// All of them, for the test that leaves each out in turn.
-    pub const ALL: [SyncPoint; 5] = [
+    pub const ALL: [SyncPoint; 6] = [
         SyncPoint::SegmentData,
         SyncPoint::SegmentDirectory,
         SyncPoint::StateData,
         SyncPoint::StateDirectory,
         SyncPoint::CatalogCommit,
+        SyncPoint::JournalData,
     ];
 
     /// The name by which it can be left out.
@@ -46,6 +49,7 @@ impl SyncPoint {
             SyncPoint::StateData => "state-data",
             SyncPoint::StateDirectory => "state-directory",
             SyncPoint::CatalogCommit => "catalog-commit",
+            SyncPoint::JournalData => "journal-data",
         }
     }
 

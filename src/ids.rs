@@ -291,6 +291,10 @@ random_bytes!(
     /// out only by serialization, into a file of mode 0600 or a message to whom it belongs.
     Secret, 32, "a key"
 );
+random_bytes!(
+    /// What a server keeps or tells of a secret: enough to recognise it, not enough to use it.
+    Fingerprint, 32, "a fingerprint"
+);
 
 /// `Display` and `Debug` as lowercase hex, for those that are no secret.
 macro_rules! shown_as_hex {
@@ -307,7 +311,7 @@ macro_rules! shown_as_hex {
         }
     )*};
 }
-shown_as_hex!(RequestId, Incarnation, ClusterId);
+shown_as_hex!(RequestId, Incarnation, ClusterId, Fingerprint);
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -19,7 +19,7 @@
 //!
 //! What is kept:
 //! - [`catalog`]: the main server's books, a contract with two implementations; [`segments`]: a
-//!   node's chunks on disk.
+//!   node's chunks on disk; [`journal`]: the books' copies on nodes, sealed.
 //!
 //! The roles, which join these:
 //! - [`main_server`], [`storage_node`], [`client`]; and [`cli`], the programs around them.
@@ -48,6 +48,7 @@ pub mod client;
 pub mod clock;
 pub mod durable;
 pub mod ids;
+pub mod journal;
 pub mod main_server;
 pub mod metrics;
 pub mod policy;

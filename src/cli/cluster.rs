@@ -166,8 +166,10 @@ impl LocalCluster {
     fn start_main(&mut self) -> Result<(), Failure> {
         let directory = self.directory.join("main");
         let listen = listen_address(&directory.join("client.toml"));
-        let arguments =
+        let mut arguments =
             ["--dir".to_string(), text(&directory)?, "--listen".to_string(), listen].to_vec();
+        let key = self.directory.join("recovery.key");
+        arguments.extend(["--recovery-key-file".to_string(), text(&key)?]);
         let at = self.start_process(Role {
             program: "p2pdfs-main",
             name: "main server".to_string(),

@@ -22,8 +22,13 @@ pub struct Countdown {
 impl Countdown {
     /// `unit` is what is counted: `bytes`, or anything else as it is called.
     pub fn new(common: &Common, unit: &str) -> Countdown {
-        let bar = (!common.quiet && stderr().is_terminal()).then(|| bar(unit));
-        Countdown { bar, is_quiet: common.quiet, most: 0, waited_for: None }
+        Countdown::of(common.quiet, unit)
+    }
+
+    /// The same, for a program without the client's flags.
+    pub fn of(is_quiet: bool, unit: &str) -> Countdown {
+        let bar = (!is_quiet && stderr().is_terminal()).then(|| bar(unit));
+        Countdown { bar, is_quiet, most: 0, waited_for: None }
     }
 
     /// For work of which it is not known how much it is.

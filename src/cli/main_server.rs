@@ -14,10 +14,12 @@ use log::LevelFilter;
 use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
+use super::recovery::RecoveryFlags;
 use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
-    self, CatalogError, Config, Directory, DirectoryError, MainServer, RepairSpeed,
+    self, CatalogError, Config, Directory, DirectoryError, JournalKeys, JournalSetup, MainServer,
+    RepairSpeed,
 };
 use crate::policy::placement::Placement;
 use crate::server::Limits;
@@ -32,6 +34,9 @@ Examples:
       key of the first account, `admin`.
   p2pdfs --config /srv/p2pdfs/main/client.toml admin invite
       Make an invite with which a storage node can join.
+  p2pdfs-main --dir /srv/p2pdfs/new --recover --from 10.0.0.7:7001 --recovery-key-file key
+      Build the catalog anew from what the nodes keep of it, when the main server's disk is gone, and
+      serve. The key is the one that the first start printed.
   p2pdfs-main check /srv/p2pdfs/main
       Say what is in a stopped main server's directory, and what is wrong with it.
 
@@ -84,6 +89,9 @@ struct Flags {
     /// Address and port at which metrics for Prometheus can be got, at /metrics
     #[arg(long, value_name = "ADDRESS", env = "P2PDFS_MAIN_METRICS")]
     metrics: Option<SocketAddr>,
+
+    #[command(flatten)]
+    recovery: RecoveryFlags,
 
     #[command(flatten)]
     verbosity: Verbosity,
@@ -156,6 +164,7 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     let address = listener
         .local_addr()
         .map_err(|error| Failure::because(Exit::Failed, "cannot listen", &error))?;
+    flags.recovery.recover(dir, address, flags.insecure_plaintext)?;
     let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let directory = Directory::open(dir, address).map_err(|error| cannot_open(dir, &error))?;
     if directory.is_new {
@@ -164,7 +173,11 @@ fn serve(flags: &Flags, dir: &Path) -> Result<Exit, Failure> {
     }
     let catalog = Arc::new(directory.catalog);
     let catalog_failures = catalog.failures();
-    let mut server = MainServer::start(config(flags), catalog, listener, Clock::system())
+    let keys = JournalKeys::open(dir, |key| flags.recovery.show(key));
+    let keys = keys.map_err(|error| cannot_open(dir, &error))?;
+    let journal = JournalSetup { catalog, directory: dir.join("journal"), keys };
+    let server = MainServer::start_with_journal(config(flags), journal, listener, Clock::system());
+    let mut server = server
         .map_err(|error| Failure::because(Exit::Failed, "cannot start the main server", &error))?;
     let metrics = metrics_endpoint::start(metrics, server.metrics())?;
     announce(address);
@@ -212,7 +225,7 @@ fn cannot_open(dir: &Path, error: &DirectoryError) -> Failure {
 }
 
 /// The exit code for an error of the catalog, and what to type next.
-fn of_catalog(error: &CatalogError, dir: &Path) -> (Exit, Option<String>) {
+pub(super) fn of_catalog(error: &CatalogError, dir: &Path) -> (Exit, Option<String>) {
     let dir = dir.display();
     match error {
         CatalogError::Missing(_) => {

@@ -8,6 +8,7 @@ pub mod commands;
 pub mod countdown;
 pub mod demo;
 pub mod exit;
+pub mod leave;
 pub mod limits;
 pub mod logging;
 pub mod main_server;
@@ -15,7 +16,9 @@ pub mod metrics_endpoint;
 pub mod output;
 pub mod process;
 pub mod progress;
+mod recovery;
 pub mod signals;
+pub mod span;
 pub mod storage_node;
 pub mod up;
 

@@ -5,21 +5,24 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use crossbeam_channel::select;
+use crossbeam_channel::{Receiver, select};
 use log::LevelFilter;
 
 use crate::causes::with_causes;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::leave::{self, Interrupted};
 use crate::cli::limits;
 use crate::cli::logging::{self, Verbosity};
 use crate::cli::metrics_endpoint;
 use crate::cli::signals;
+use crate::cli::span;
 use crate::ids::{Address, Secret};
 use crate::segments::check::{self, CheckError, CheckReport};
 use crate::size::ByteSize;
-use crate::storage_node::{Node, NodeConfig, NodeError, NodeLimits};
+use crate::storage_node::{Node, NodeConfig, NodeError, NodeLimits, ScrubConfig, ScrubRate};
 use crate::wire::{CallError, FaultCode};
 
 const PROGRAM: &str = "p2pdfs-node";
@@ -30,6 +33,8 @@ Examples:
     p2pdfs-node --dir /srv/node1 --main 127.0.0.1:7000 --space 100G --invite-file invite
   Start the same node again, with all that it was told:
     p2pdfs-node --dir /srv/node1
+  Take it out for good: everything is moved to other nodes first
+    p2pdfs-node --dir /srv/node1 --leave
   See what a stopped node's directory holds, and whether it is whole:
     p2pdfs-node check /srv/node1";
 
@@ -99,8 +104,45 @@ struct Run {
     /// Address and port at which metrics for Prometheus can be got, at /metrics
     #[arg(long, value_name = "ADDR:PORT", env = "P2PDFS_NODE_METRICS")]
     metrics: Option<SocketAddr>,
+    /// How fast to read what is kept, to verify it: bytes a second as in 8M, `unlimited`, or `off`.
+    /// While chunks are stored or fetched it is a quarter of that
+    #[arg(long, value_name = "RATE", env = "P2PDFS_NODE_SCRUB_RATE", default_value = "8M",
+        value_parser = scrub_rate)]
+    scrub_rate: ScrubRate,
+    /// From the begin of verifying everything to that of the next time, as in 12h; 1d if it is not
+    /// given, and 1s with `--scrub-rate unlimited`
+    #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_SCRUB_EVERY", value_parser = span::parse)]
+    scrub_every: Option<Duration>,
+    /// How long removed chunks are kept for sure, so that they can be brought back; after that, until
+    /// their space is needed
+    #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_TRASH_HOLD", default_value = "1h",
+        value_parser = span::parse)]
+    trash_hold: Duration,
+    /// When the node is expected back once it is stopped; for so long nothing of it is copied
+    /// elsewhere, unless only one other copy is left
+    #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_BACK_IN", default_value = "10m",
+        value_parser = span::parse)]
+    back_in: Duration,
+    /// Leave for good: run until everything is moved to other nodes, then end
+    #[arg(long)]
+    leave: bool,
+    /// With --leave: at once, also when files are lost with it
+    #[arg(long, requires = "leave")]
+    force: bool,
     #[command(flatten)]
     verbosity: Verbosity,
+}
+
+fn scrub_rate(text: &str) -> Result<ScrubRate, String> {
+    match text {
+        "off" => Ok(ScrubRate::Off),
+        "unlimited" => Ok(ScrubRate::Unlimited),
+        rate => match rate.strip_suffix("/s").unwrap_or(rate).parse::<ByteSize>() {
+            Ok(ByteSize(0)) => Err("a rate of nothing is `off`".to_string()),
+            Ok(ByteSize(bytes)) => Ok(ScrubRate::BytesPerSecond(bytes)),
+            Err(error) => Err(error.to_string()),
+        },
+    }
 }
 
 /// The program.
@@ -119,27 +161,58 @@ pub fn main() -> ExitCode {
 fn run_node(flags: Run) -> Result<Exit, Failure> {
     logging::start(flags.verbosity.level(LevelFilter::Info));
     limits::raise_open_files();
+    let leaving = flags.leave.then_some(flags.force);
+    let is_quiet = flags.verbosity.level(LevelFilter::Info) < LevelFilter::Info;
     let metrics = metrics_endpoint::listen(flags.metrics, flags.insecure_plaintext)?;
     let config = config(flags)?;
     let stop_requests = signals::stop_requests()
         .map_err(|error| Failure::because(Exit::Failed, "cannot handle signals", &error))?;
     let directory = config.directory.clone();
-    let node = Node::start(config).map_err(|error| explain(&directory, &error))?;
+    let node = match Node::start(config) {
+        Ok(node) => node,
+        // It left before, and whoever waited for that was not told.
+        Err(NodeError::Left(_)) if leaving.is_some() => {
+            leave::farewell(&directory);
+            return Ok(Exit::Done);
+        }
+        Err(error) => return Err(explain(&directory, &error)),
+    };
     if let Some(error) = node.unreachable() {
         log::warn!("no main server yet, tried again and again error={}", with_causes(error));
     }
     let metrics = metrics_endpoint::start(metrics, node.metrics())?;
     say(&format!("{PROGRAM} ready node={} {}\n", node.number(), node.advertised()))?;
-    let outcome = select! {
-        recv(stop_requests) -> _ => Ok(Exit::Done),
-        recv(node.failures()) -> failure => match failure {
-            Ok(error) => Err(explain(&directory, &error)),
-            Err(_) => Ok(Exit::Failed),
+    let outcome = match leaving {
+        Some(force) => leave(&node, &directory, force, is_quiet, &stop_requests),
+        None => select! {
+            recv(stop_requests) -> _ => Ok(Exit::Done),
+            recv(node.failures()) -> failure => match failure {
+                Ok(error) => Err(explain(&directory, &error)),
+                Err(_) => Ok(Exit::Failed),
+            },
         },
     };
     drop(metrics);
     node.stop();
     outcome
+}
+
+fn leave<T>(
+    node: &Node,
+    directory: &Path,
+    force: bool,
+    is_quiet: bool,
+    stop_requests: &Receiver<T>,
+) -> Result<Exit, Failure> {
+    match leave::see_through(node, force, is_quiet, stop_requests) {
+        Ok(()) => {
+            leave::farewell(directory);
+            Ok(Exit::Done)
+        }
+        Err(Interrupted::Stopped) => Err(leave::not_yet(directory, node)),
+        Err(Interrupted::Failed(error)) => Err(explain(directory, &error)),
+        Err(Interrupted::Refused(failure)) => Err(failure),
+    }
 }
 
 /// Prints data. Whoever has closed the pipe wants no more of it.
@@ -166,9 +239,20 @@ fn config(flags: Run) -> Result<NodeConfig, Failure> {
         address: flags.address,
         invite: invite(flags.invite_file.as_deref())?,
         insecure_plaintext: flags.insecure_plaintext,
+        scrub: scrub(flags.scrub_rate, flags.scrub_every),
+        trash_hold: flags.trash_hold,
+        back_in: flags.back_in,
         limits: NodeLimits { connections, ..NodeLimits::default() },
         ..NodeConfig::new(directory)
     })
+}
+
+fn scrub(rate: ScrubRate, every: Option<Duration>) -> ScrubConfig {
+    let usual = match rate {
+        ScrubRate::Unlimited => Duration::from_secs(1),
+        ScrubRate::Off | ScrubRate::BytesPerSecond(_) => ScrubConfig::default().every,
+    };
+    ScrubConfig { rate, every: every.unwrap_or(usual) }
 }
 
 /// The invite of the file, or else of the environment. A file that is gone is no trouble to a node

@@ -71,14 +71,6 @@ impl Main {
     pub(super) fn undelete(&self, _: &AccountRecord, _: Undelete) -> Result<UndeleteReply, Fault> {
         unimplemented!()
     }
-
-    pub(super) fn follow(
-        &self,
-        _: crate::ids::NodeId,
-        _: crate::wire::node_to_main::Follow,
-    ) -> Result<crate::wire::node_to_main::FollowReply, Fault> {
-        unimplemented!()
-    }
 }
 
 /// Fails unless the account is an administrator's.

@@ -14,7 +14,7 @@ use crate::ids::Secret;
 
 /// The name of the account that the first start makes.
 const FIRST_ACCOUNT: &str = "admin";
-const CLIENT_FILE: &str = "client.toml";
+pub(super) const CLIENT_FILE: &str = "client.toml";
 
 /// Why a directory, or an address to listen on, is not to be used.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum DirectoryError {
     Catalog(#[from] CatalogError),
     #[error("cannot {doing} {path}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
-    #[error("{path} is not a client's settings file: {why}")]
+    #[error("{path} is not what it should be: {why}")]
     Settings { path: PathBuf, why: String },
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
@@ -95,7 +95,7 @@ impl Directory {
 }
 
 /// The first account's key: the one that is there from a start that was cut off, or a new one.
-fn first_key(path: &Path, address: SocketAddr) -> Result<Secret, DirectoryError> {
+pub(super) fn first_key(path: &Path, address: SocketAddr) -> Result<Secret, DirectoryError> {
     match fs::read_to_string(path) {
         Ok(text) => match toml::from_str::<ClientFile>(&text) {
             Ok(file) => Ok(file.key),

@@ -39,7 +39,8 @@ impl Session<'_> {
         let deadline = Instant::now() + self.main.nodes.interval();
         loop {
             control.bell.heed();
-            if self.main.nodes.has_news(node, self.number) {
+            let has_news = self.main.nodes.has_news(node, self.number);
+            if has_news || self.main.has_journal_news(node) {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
@@ -111,7 +112,7 @@ impl Main {
             keys: self.nodes.keys_for(node, beat.newest_key),
             orders: orders.into(),
             nodes,
-            journal: None,
+            journal: self.journal_head(node),
         })
     }
 }

@@ -159,6 +159,7 @@ impl Main {
             error => self.fault(error),
         })?;
         self.nodes.start(node, control, request);
+        self.journal.forgive(node);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
             cluster: self.cluster,

@@ -17,6 +17,7 @@ mod files_at_risk;
 mod heartbeat;
 mod inventory;
 mod join;
+mod journal;
 mod keys;
 mod leaving;
 mod metrics;
@@ -28,6 +29,7 @@ mod orders;
 mod rate;
 mod read;
 mod recent;
+mod recover;
 mod repair;
 mod room;
 mod session;
@@ -49,9 +51,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 pub use crate::catalog::CatalogError;
 pub use crate::catalog::check::CatalogReport;
+pub use crate::journal::RecoveryKey;
 pub use repair::RepairSpeed;
 
 pub use directory::{Directory, DirectoryError, bind, check};
+pub use journal::{JournalKeys, JournalSetup};
+pub use recover::{RecoverError, Recovered, Recovery, read_key, recover, write_key};
 
 use crate::catalog::Catalog;
 use crate::clock::{Clock, Moment};
@@ -62,6 +67,7 @@ use crate::policy::mass_silence::MassSilence;
 use crate::policy::pace::Hands;
 use crate::policy::placement::{Candidate, Placement, Placer};
 use crate::server::{Limits, Server};
+use journal::{Journal, Writing};
 use nodes::Nodes;
 use recent::Recent;
 use repair::Repair;
@@ -107,6 +113,7 @@ pub struct MainServer {
     main: Arc<Main>,
     server: Server,
     upkeep: Option<(Upkeep, SurveyThread)>,
+    writing: Option<Writing>,
     failures: Receiver<String>,
 }
 
@@ -118,6 +125,7 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
+    journal: Journal,
     repair: Repair,
     survey: Survey,
     recent: Recent,
@@ -143,10 +151,32 @@ impl MainServer {
         listener: TcpListener,
         clock: Clock,
     ) -> Result<MainServer, StartError> {
+        MainServer::start_any(config, catalog, None, listener, clock)
+    }
+
+    /// The same, and keeps a journal of the catalog on nodes.
+    pub fn start_with_journal(
+        config: Config,
+        journal: JournalSetup,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
+        let catalog = journal.catalog.clone();
+        MainServer::start_any(config, catalog, Some(journal), listener, clock)
+    }
+
+    fn start_any(
+        config: Config,
+        catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
+        listener: TcpListener,
+        clock: Clock,
+    ) -> Result<MainServer, StartError> {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
-        let main = Arc::new(Main::new(config, catalog, clock, failed)?);
+        let main = Arc::new(Main::new(config, catalog, journal, clock, failed)?);
         let upkeep = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
+        let writing = Writing::start(main.clone())?;
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
             "main server started addr={} cluster={} incarnation={} nodes={}",
@@ -155,7 +185,7 @@ impl MainServer {
             main.incarnation,
             main.nodes.lock().nodes.len()
         );
-        Ok(MainServer { main, server, upkeep: Some(upkeep), failures })
+        Ok(MainServer { main, server, upkeep: Some(upkeep), writing: Some(writing), failures })
     }
 
     /// The address on which it listens.
@@ -180,6 +210,7 @@ impl MainServer {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
         self.server.stop();
+        drop(self.writing.take());
         if was_running {
             log::info!("main server stopped incarnation={}", self.main.incarnation);
         }
@@ -196,6 +227,7 @@ impl Main {
     fn new(
         config: Config,
         catalog: Arc<dyn Catalog>,
+        journal: Option<JournalSetup>,
         clock: Clock,
         failed: Sender<String>,
     ) -> Result<Main, CatalogError> {
@@ -217,6 +249,7 @@ impl Main {
             cluster,
             incarnation,
             nodes,
+            journal: Journal::new(journal),
             repair,
             survey: Survey::default(),
             recent: Recent::default(),

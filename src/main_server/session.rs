@@ -116,7 +116,7 @@ impl Session<'_> {
             ToMain::Inventory(r) => self.node(r, Main::inventory),
             ToMain::Holdings(r) => self.node(r, Main::holdings),
             ToMain::Compared(r) => self.node(r, Main::compared),
-            ToMain::Follow(r) => self.node(r, Main::follow),
+            ToMain::Follow(r) => self.follow(&r),
         }
     }
 
@@ -211,7 +211,7 @@ impl Session<'_> {
         self.reply(M::NAME, result)
     }
 
-    fn working_node(&self) -> Result<NodeId, Fault> {
+    pub(super) fn working_node(&self) -> Result<NodeId, Fault> {
         match self.peer {
             Peer::Node { id, incarnation } => {
                 match self.main.nodes.check_working(id, incarnation) {
@@ -229,7 +229,7 @@ impl Session<'_> {
 
     /// False for a connection of an earlier start of a node, which must say hello again, and for
     /// one of a node that was struck off.
-    fn is_current(&self) -> bool {
+    pub(super) fn is_current(&self) -> bool {
         let Peer::Node { id, incarnation } = self.peer else { return true };
         let checked = self.main.nodes.check_working(id, incarnation);
         !matches!(checked, Err(NotWorking::Outdated(_) | NotWorking::Left(_)))

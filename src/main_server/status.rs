@@ -55,7 +55,8 @@ impl Main {
         let more = rest.next().is_some();
         drop(table);
         let (rate, limit) = self.repair.rate(now);
-        let notices = self.repair_notices();
+        let mut notices = self.repair_notices();
+        notices.extend(self.journal.notice());
         let moving = self.repair.lock().moves.under_way;
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
@@ -84,7 +85,7 @@ impl Main {
             is_surveyed: state.is_surveyed(),
             repair,
             deletes: Default::default(),
-            journal: Default::default(),
+            journal: self.journal.status(),
             last_commit_ms: None,
             notices,
             nodes,

@@ -2,6 +2,7 @@
 //! its bytes are written outside of it.
 
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::ids::{MAX_CHUNK_BYTES, Serial};
 
@@ -12,21 +13,33 @@ use super::remains;
 use super::segment::{Segment, no_room_or};
 use super::store::{Claim, Failure, NewChunk, OpenSegment, State, Store, Ticket, Written, lock};
 
+/// How long chunks that find no space wait for a compaction, all in all, where one may free some.
+const WAIT_FOR_SPACE: Duration = Duration::from_secs(1);
+
 impl Store {
     /// Writes these chunks. They can be read, and may be confirmed, once `wait_durable` returned for
     /// the ticket. A chunk whose serial is held already counts as written, after the copy on disk was
     /// read and found whole.
+    ///
+    /// Where a thread compacts and space is lacking, this waits for it, but not for long.
     ///
     /// After an error none of them can be read (until a restart, which may find some of them whole).
     pub fn append(&self, chunks: &[NewChunk<'_>]) -> Result<Ticket, StoreError> {
         if let Some(chunk) = chunks.iter().find(|c| c.bytes.len() > MAX_CHUNK_BYTES as usize) {
             return Err(StoreError::TooLarge { id: chunk.id, bytes: chunk.bytes.len() });
         }
+        let began = Instant::now();
         let mut ticket = Ticket(0);
         let mut rest: Vec<&NewChunk<'_>> = chunks.iter().collect();
         while !rest.is_empty() {
-            let mut sorted = self.sort_out(&rest)?;
-            self.meter.admit(sorted.claimed.bytes())?;
+            let mut sorted = match self.sort_out_with_room(&rest) {
+                Err(StoreError::NoSpace { .. })
+                    if self.await_compaction(WAIT_FOR_SPACE.saturating_sub(began.elapsed())) =>
+                {
+                    continue;
+                }
+                sorted => sorted?,
+            };
             ticket = ticket.max(self.write_claimed(&mut sorted.claimed)?);
             rest.clear();
             for chunk in sorted.held {
@@ -43,6 +56,15 @@ impl Store {
             }
         }
         Ok(ticket)
+    }
+
+    /// The same, with room on the file system for all that was claimed.
+    fn sort_out_with_room<'a, 'b>(
+        &'a self,
+        chunks: &[&'a NewChunk<'b>],
+    ) -> Result<Sorted<'a, 'b>, StoreError> {
+        let sorted = self.sort_out(chunks)?;
+        self.meter.admit(sorted.claimed.bytes()).map(|()| sorted)
     }
 
     /// Sorts chunks by what is to be done, and claims those that are new.

@@ -2,7 +2,7 @@
 //! and changes nothing. It shares the constants of `format` with the store and no code, so that it
 //! can bear witness against it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::RangeInclusive;
@@ -135,6 +135,8 @@ pub struct Finding {
 pub enum FindingKind {
     /// Bytes that are not what was written, with good records after them.
     Damage,
+    /// The damage of a chunk that was found and dropped: a tombstone says so.
+    Dropped,
     /// One of the two headers of a segment is bad; nothing is lost as long as the other is good.
     Header,
     /// Blocks that match their checksums, of a chunk that does not match its id.
@@ -146,11 +148,11 @@ pub enum FindingKind {
 }
 
 impl FindingKind {
-    /// False for what a crash may leave behind.
+    /// False for what a crash may leave behind, and for what was dealt with.
     pub fn is_damage(self) -> bool {
         match self {
             FindingKind::Damage | FindingKind::Header | FindingKind::WrongHash => true,
-            FindingKind::TornTail | FindingKind::Gap => false,
+            FindingKind::Dropped | FindingKind::TornTail | FindingKind::Gap => false,
         }
     }
 }
@@ -192,11 +194,15 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
         tombstones: Vec::new(),
         findings: Vec::new(),
     };
-    let mut standing = BTreeMap::new();
+    let mut books = Books::default();
+    let compacted = list_compacted(&segments);
     let mut expected = 1;
     for number in list_segments(&segments)? {
-        if number != expected {
-            report.missing.push(expected..=number - 1);
+        for missing in (expected..number).filter(|n| !compacted.iter().any(|r| r.contains(n))) {
+            match report.missing.last_mut() {
+                Some(range) if *range.end() + 1 == missing => *range = *range.start()..=missing,
+                _ => report.missing.push(missing..=missing),
+            }
         }
         expected = number + 1;
         let path = segments.join(format!("{number:08}.seg"));
@@ -204,23 +210,34 @@ pub fn check(directory: &Path) -> Result<CheckReport, CheckError> {
         let file = File::open(&path).map_err(failed)?;
         let content = check_segment::read(&file, number).map_err(failed)?;
         let hint = check_segment::judge_hint(&segments, number, &content);
-        take_in(&mut report, &mut standing, number, content, hint);
+        take_in(&mut report, &mut books, number, content, hint);
     }
     if expected == 1 {
         // A store has its first segment before it has its marker.
         report.missing.push(1..=1);
     }
-    for Standing { last, is_trash } in standing.into_values() {
+    for Standing { last, is_trash } in books.standing.into_values() {
         let list = if is_trash { &mut report.trash } else { &mut report.chunks };
         list.extend(last.map(|(chunk, _)| chunk));
     }
+    let of_dropped = |f: &&mut Finding| books.dropped.contains(&(f.segment, f.offset));
+    let damage = report.findings.iter_mut().filter(|f| f.kind == FindingKind::Damage);
+    damage.filter(of_dropped).for_each(|finding| finding.kind = FindingKind::Dropped);
     Ok(report)
+}
+
+/// What is gathered over all segments.
+#[derive(Default)]
+struct Books {
+    standing: BTreeMap<Serial, Standing>,
+    /// The places of records whose chunk was found damaged, as tombstones say.
+    dropped: BTreeSet<(u32, u64)>,
 }
 
 /// Applies a segment's records, after those of all segments before it.
 fn take_in(
     report: &mut CheckReport,
-    standing: &mut BTreeMap<Serial, Standing>,
+    Books { standing, dropped }: &mut Books,
     number: u32,
     content: Content,
     hint: HintState,
@@ -241,6 +258,9 @@ fn take_in(
             kind => {
                 report.dead.count(of_serial.bury(kind == 2));
                 let was_damaged = kind == 3;
+                if was_damaged {
+                    dropped.insert((record.hidden_segment, u64::from(record.hidden_offset)));
+                }
                 let tombstone = Tombstone { serial, id, was_damaged, segment: number, offset };
                 report.tombstones.push(tombstone);
             }
@@ -313,6 +333,17 @@ fn lock_out(path: &Path, directory: &Path) -> Result<Option<File>, CheckError> {
         Err(TryLockError::WouldBlock) => Err(CheckError::Locked(directory.to_path_buf())),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// The numbers of the segments that were taken away on purpose.
+fn list_compacted(directory: &Path) -> Vec<RangeInclusive<u32>> {
+    #[derive(Default, Deserialize)]
+    struct Compacted {
+        ranges: Vec<(u32, u32)>,
+    }
+    let text = std::fs::read(directory.join("compacted.json")).unwrap_or_default();
+    let compacted: Compacted = serde_json::from_slice(&text).unwrap_or_default();
+    compacted.ranges.into_iter().map(|(first, last)| first..=last).collect()
 }
 
 /// The numbers of the segments there are, in order; none if even their directory is gone.

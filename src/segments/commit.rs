@@ -150,9 +150,10 @@ fn take_sealed(state: &mut State) -> Vec<OpenSegment> {
     let (sealed, open): (Vec<_>, Vec<_>) = std::mem::take(&mut state.open)
         .into_iter()
         .partition(|open| open.in_flight == 0 && open.unsynced == 0);
-    for OpenSegment { segment, filled, is_spoiled, .. } in &sealed {
-        let (size, nonce, is_spoiled) = (*filled, segment.nonce, *is_spoiled);
-        state.sealed.insert(segment.number, SealedSegment { size, nonce, is_spoiled });
+    for OpenSegment { segment, end, filled, is_spoiled, .. } in &sealed {
+        let (size, end, nonce) = (*filled, *end, segment.nonce);
+        let is_spoiled = *is_spoiled;
+        state.sealed.insert(segment.number, SealedSegment { size, end, nonce, is_spoiled });
     }
     state.open = open;
     state.open.push(active);

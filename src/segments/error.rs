@@ -60,6 +60,12 @@ impl StoreError {
         move |source| StoreError::Io { doing, path, source }
     }
 
+    /// True if this says of a record that it is lost: it is not what was written, or the disk cannot
+    /// read it.
+    pub(super) fn is_damage(&self) -> bool {
+        matches!(self, StoreError::Corrupt { .. } | StoreError::Io { doing: "read", .. })
+    }
+
     /// True if the disk, a quota or a limit on file sizes left no room for a write.
     pub(super) fn is_lack_of_space(error: &io::Error) -> bool {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};

@@ -3,14 +3,17 @@
 //! It knows nothing of networks, tokens or the main server.
 //!
 //! In reading order: `format` (the bytes on disk), `store` (what it can do), `append` and `commit`
-//! (the way of a chunk to the disk), `read`, `open` and `scan` (what a start does), `check` (a
-//! second reader, which shares no parsing with the others and so can bear witness against them).
+//! (the way of a chunk to the disk), `read`, `remove` and `remains` (the trash), `compact` (the way of
+//! a segment from the disk), `scrub`, `open` and `scan` (what a start does), `check` (a second reader,
+//! which shares no parsing with the others and so can bear witness against them).
 
 mod append;
 pub mod check;
 mod check_segment;
 mod commit;
 mod compact;
+mod compact_copy;
+mod compacted;
 mod error;
 pub mod format;
 mod hint;
@@ -29,7 +32,15 @@ mod store;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_compact;
+#[cfg(test)]
 mod tests_damage;
+#[cfg(test)]
+mod tests_model;
+#[cfg(test)]
+mod tests_scrub;
+#[cfg(test)]
+mod tests_trash;
 
 pub use compact::Compaction;
 pub use error::StoreError;

@@ -13,6 +13,7 @@ use crate::clock::WallTime;
 use crate::durable::{self, SyncPoint};
 use crate::ids::{ClusterId, NodeId, Serial};
 
+use super::compacted;
 use super::error::StoreError;
 use super::format::{FIRST_RECORD_AT, FORMAT_VERSION};
 use super::hint;
@@ -102,7 +103,7 @@ impl Store {
             id,
             opened: options.clock.now(),
             compacting: Mutex::new(()),
-            compaction: Signal::default(),
+            compaction: Signal { is_set: Mutex::new(true), changed: Condvar::new() },
             #[cfg(test)]
             on_step: Mutex::new(None),
             meter: Meter::new(&segments, &options)?,
@@ -263,11 +264,13 @@ impl<'a> Opening<'a> {
 
     fn load_all(&mut self) -> Result<(), StoreError> {
         let numbers = numbers(self.segments)?;
+        let compacted = compacted::read(self.segments);
         let last = *numbers.last().expect("checked in `numbers`");
         let mut expected = 1;
         for number in numbers {
             if number > expected {
-                self.report.missing.push(expected..=number - 1);
+                let missing = compacted::without(expected..=number - 1, &compacted);
+                self.report.missing.extend(missing);
             }
             expected = number + 1;
             self.load(number, number == last)?;
@@ -332,7 +335,7 @@ impl<'a> Opening<'a> {
 
     fn load_sealed(&mut self, segment: &Segment, size: u64) -> Result<(), StoreError> {
         let hint = hint::read(self.segments, segment.number, &segment.nonce);
-        let sealed = SealedSegment { size, nonce: segment.nonce, is_spoiled: false };
+        let sealed = SealedSegment { size, end: size, nonce: segment.nonce, is_spoiled: false };
         self.sealed.insert(segment.number, sealed);
         if let Some(hint) = hint.as_ref().filter(|hint| hint.size == size) {
             self.replay(segment.number, &hint.listed);
@@ -340,7 +343,11 @@ impl<'a> Opening<'a> {
         }
         drop_cached(&segment.file, &segment.path)?;
         let (listed, _) = self.scan(segment, size, hint.map(|hint| hint.size))?;
+        // A torn tail was cut off.
+        let cut = size;
         let size = segment.file.metadata().map_err(StoreError::io("look at", &segment.path))?.len();
+        self.used -= cut - size;
+        self.sealed.insert(segment.number, SealedSegment { size, end: size, ..sealed });
         let written = hint::write(self.segments, segment.number, &segment.nonce, size, &listed);
         if let Err(error) = written {
             log::warn!("hint not written segment={} error={error}", segment.number);

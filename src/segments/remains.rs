@@ -40,7 +40,7 @@ pub(super) struct Remain {
 }
 
 /// What a segment holds that is not alive and must not be thrown away.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Left {
     /// The bytes of trash that is held.
     pub held: u64,
@@ -50,6 +50,12 @@ pub(super) struct Left {
     pub tombstones: u64,
     /// The order of its first removal.
     pub oldest: u32,
+}
+
+impl Default for Left {
+    fn default() -> Left {
+        Left { held: 0, due: 0, tombstones: 0, oldest: u32::MAX }
+    }
 }
 
 impl Left {
@@ -216,8 +222,7 @@ impl Remains {
 
     fn count(&mut self, place: Place, remain: &Remain, is_added: bool) {
         let add = |to: &mut u64, much: u64| *to = if is_added { *to + much } else { *to - much };
-        let left =
-            self.left.entry(place.segment).or_insert(Left { oldest: u32::MAX, ..Left::default() });
+        let left = self.left.entry(place.segment).or_default();
         left.oldest = left.oldest.min(remain.order);
         match remain.state {
             State::Held => add(&mut left.held, record_bytes(remain.length)),

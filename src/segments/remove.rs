@@ -7,9 +7,16 @@ use crate::ids::{AccountId, ChunkId, Serial};
 use super::append::Claimed;
 use super::error::StoreError;
 use super::format::{Body, Reason, Record, known_part, record_bytes};
-use super::index::Entry;
-use super::remains;
+use super::index::{Entry, Index};
+use super::remains::State;
 use super::store::{Claim, NewChunk, Store, Ticket, lock};
+
+/// What is to be done if a tombstone cannot be written.
+pub(super) enum Undo {
+    Nothing,
+    /// The chunk lives on.
+    PutBack(Entry),
+}
 
 impl Store {
     /// Takes a chunk out: at once for readers, for good once `wait_durable` returned for the ticket.
@@ -101,39 +108,52 @@ impl Store {
         entry: Entry,
         reason: Reason,
     ) -> Result<Option<Ticket>, StoreError> {
+        // Trash is as old as its removal says.
+        self.pass_time();
         let hides = entry.place();
         let (id, account) = self.named_at(serial, entry);
         let record = Record { serial, id, account, body: Body::Tombstone { reason, hides } };
-        let bytes = record_bytes(0);
-        let (extent, was_live) = {
-            let room = self.room_for(bytes);
-            let mut state = match room {
-                Ok(state) => state,
-                Err(error) => {
-                    // A damaged chunk must go even if nothing can be written any more.
-                    if reason == Reason::Damaged {
-                        self.take_out(serial, entry, reason);
-                    }
-                    return Err(error);
-                }
-            };
+        let written = self.write_burying(&record, &[], entry.segment, |index| {
+            self.take_out(index, serial, entry, reason)
+        });
+        if written.is_err() && reason == Reason::Damaged {
+            // It must go even if nothing can be written any more.
+            self.take_out(&mut self.index_mut(), serial, entry, reason);
+        }
+        written
+    }
+
+    /// Writes a record that hides all earlier ones of its serial. `claim` is asked in one step with
+    /// the record's place, so that a chunk stored anew under the serial stands after it: should it
+    /// say `None`, or another thread be at the serial, which is then waited for, nothing is written.
+    ///
+    /// `segment` is that of the chunk which lives on if the write fails.
+    pub(super) fn write_burying(
+        &self,
+        record: &Record,
+        data: &[u8],
+        segment: u32,
+        claim: impl FnOnce(&mut Index) -> Option<Undo>,
+    ) -> Result<Option<Ticket>, StoreError> {
+        let (serial, length) = (record.serial, record.body.length());
+        let bytes = record_bytes(length);
+        let (extent, undo) = {
+            let mut state = self.room_for(bytes)?;
             if state.claims.contains_key(&serial.0) {
                 drop(state);
                 drop(self.unclaimed(serial)?);
                 return Ok(None);
             }
-            // In one step with the tombstone's place: a chunk stored anew under this serial stands
-            // after it, so that the tombstone can never be taken for that one's.
-            let Some(was_live) = self.take_out(serial, entry, reason) else { return Ok(None) };
-            state.claims.insert(serial.0, Claim::Burying { segment: entry.segment });
+            let Some(undo) = claim(&mut self.index_mut()) else { return Ok(None) };
+            state.claims.insert(serial.0, Claim::Burying { segment });
             state.used += bytes;
-            (self.take_extent(&mut state, [0]), was_live)
+            (self.take_extent(&mut state, [length]), undo)
         };
-        let written = extent.write(&[(record, &[])]);
+        let written = extent.write(&[(*record, data)]);
         if written.is_err() {
             let mut state = lock(&self.state);
             state.used -= bytes;
-            if was_live && reason != Reason::Damaged {
+            if let Undo::PutBack(entry) = undo {
                 self.index_mut().put_back(serial, entry);
             }
             state.claims.remove(&serial.0);
@@ -143,30 +163,58 @@ impl Store {
     }
 
     /// Takes the chunk, or the trash, out of what can be read or restored if it stands where `entry`
-    /// says, and tells which of the two it was.
-    fn take_out(&self, serial: Serial, entry: Entry, reason: Reason) -> Option<bool> {
-        let mut index = self.index_mut();
+    /// says, and tells what is to be done should its tombstone fail.
+    fn take_out(
+        &self,
+        index: &mut Index,
+        serial: Serial,
+        entry: Entry,
+        reason: Reason,
+    ) -> Option<Undo> {
         let state = match reason {
-            Reason::Removed => remains::State::Held,
-            Reason::Damaged | Reason::Purged => remains::State::Dead,
+            Reason::Removed => State::Held,
+            Reason::Damaged | Reason::Purged => State::Dead,
         };
         if index.remove(serial, entry.place(), state).is_some() {
             if reason == Reason::Damaged {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
+                return Some(Undo::Nothing);
             }
-            return Some(true);
+            return Some(Undo::PutBack(entry));
         }
         let is_trash = index.remains.trash_of(serial) == Some(entry);
-        if is_trash && reason != Reason::Removed {
+        if is_trash && reason == Reason::Purged {
             index.kill(serial, entry.place());
-            return Some(false);
+            return Some(Undo::Nothing);
+        }
+        None
+    }
+
+    /// Drops a chunk that was found damaged where `entry` says, and tells its id where that can be
+    /// read; `None` if it does not stand there any more. Goes by serial and place alone.
+    pub(super) fn drop_lost(
+        &self,
+        serial: Serial,
+        entry: Entry,
+    ) -> Option<(Serial, Option<ChunkId>)> {
+        let id = self.stored_at(serial, entry).ok().map(|stored| stored.id);
+        while self.index().get(serial) == Some(entry) {
+            match self.bury(serial, entry, Reason::Damaged) {
+                Ok(Some(_)) => return Some((serial, id)),
+                Ok(None) => {}
+                Err(error) => {
+                    // It is held no more all the same, until the next start.
+                    log::warn!("tombstone not written serial={serial} error={error}");
+                    return Some((serial, id));
+                }
+            }
         }
         None
     }
 
     /// What the record says of the chunk's id and owner; what the index knows of it if the header
     /// cannot be read any more.
-    fn named_at(&self, serial: Serial, entry: Entry) -> (ChunkId, AccountId) {
+    pub(super) fn named_at(&self, serial: Serial, entry: Entry) -> (ChunkId, AccountId) {
         match self.stored_at(serial, entry) {
             Ok(stored) => (stored.id, stored.account),
             Err(_) => (known_part(entry.fingerprint), AccountId(0)),

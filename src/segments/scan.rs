@@ -47,6 +47,27 @@ pub(super) fn scan(file: &File, number: u32, nonce: &Nonce, size: u64) -> io::Re
     Ok(scanner.finish(size))
 }
 
+/// Reads on from the record that begins at `from`, for about `budget` bytes or to `size`; says where
+/// it got to and what is bad on the way.
+pub(super) fn scan_on(
+    file: &File,
+    number: u32,
+    nonce: &Nonce,
+    from: u64,
+    size: u64,
+    budget: u64,
+) -> io::Result<(u64, Vec<Bad>)> {
+    let window = Window { file, size, start: 0, bytes: Vec::new() };
+    let mut scanner = Scanner { window, nonce, number, scan: Scan::default(), bad: Vec::new() };
+    let mut at = from;
+    while at < size && (at == from || at - from < budget) {
+        let (next, found) = scanner.look(at)?;
+        scanner.bad.extend(found.err());
+        at = next;
+    }
+    Ok((at, scanner.bad))
+}
+
 struct Scanner<'a> {
     window: Window<'a>,
     nonce: &'a Nonce,
@@ -56,33 +77,45 @@ struct Scanner<'a> {
     bad: Vec<Bad>,
 }
 
-struct Bad {
-    offset: u64,
-    bytes: u64,
-    serial: Option<Serial>,
-    is_unfinished: bool,
+/// A stretch without a good record.
+pub(super) struct Bad {
+    pub offset: u64,
+    pub bytes: u64,
+    /// As the header says, if that is good.
+    pub serial: Option<Serial>,
+    pub is_unfinished: bool,
 }
 
 impl Scanner<'_> {
     /// Takes in what begins at `at` and returns where it ends.
     fn step(&mut self, at: u64) -> io::Result<u64> {
+        let (next, found) = self.look(at)?;
+        match found {
+            Ok(record) => {
+                self.accept(at, &record);
+                self.scan.end = next;
+            }
+            Err(bad) => self.bad.push(bad),
+        }
+        Ok(next)
+    }
+
+    /// What begins at `at`, and where it ends.
+    fn look(&mut self, at: u64) -> io::Result<(u64, Result<Record, Bad>)> {
         let Some((record, checksums)) = self.header(at)? else {
             let next = self.next_header(at + ALIGNMENT)?;
             let is_unfinished = self.is_unwritten(at, next)?;
-            self.bad.push(Bad { offset: at, bytes: next - at, serial: None, is_unfinished });
-            return Ok(next);
+            let bad = Bad { offset: at, bytes: next - at, serial: None, is_unfinished };
+            return Ok((next, Err(bad)));
         };
         let length = record.body.length();
         let (data, next) = (at + format::data_at(length), at + format::record_bytes(length));
         if self.data_is_good(data, length, &checksums)? {
-            self.accept(at, &record);
-            self.scan.end = next;
-        } else {
-            let is_unfinished = self.is_cut_short(at, data + u64::from(length))?;
-            let serial = Some(record.serial);
-            self.bad.push(Bad { offset: at, bytes: next - at, serial, is_unfinished });
+            return Ok((next, Ok(record)));
         }
-        Ok(next)
+        let is_unfinished = self.is_cut_short(at, data + u64::from(length))?;
+        let serial = Some(record.serial);
+        Ok((next, Err(Bad { offset: at, bytes: next - at, serial, is_unfinished })))
     }
 
     fn accept(&mut self, at: u64, record: &Record) {

@@ -182,6 +182,8 @@ pub(super) struct OpenSegment {
 pub(super) struct SealedSegment {
     /// Its bytes, as they count in `State::used`.
     pub size: u64,
+    /// Where its last record ends, or a write that failed.
+    pub end: u64,
     pub nonce: Nonce,
     /// Something in it was found damaged that is no chunk: it is to be compacted soon.
     pub is_spoiled: bool,

@@ -11,7 +11,7 @@ use crate::ids::{AccountId, ChunkId, ClusterId, HashAlgorithm, NodeId, Serial};
 use super::check::{CheckError, CheckReport, HintState, check};
 use super::*;
 
-const ALL: std::ops::RangeInclusive<Serial> = Serial(0)..=Serial(u64::MAX);
+pub(super) const ALL: std::ops::RangeInclusive<Serial> = Serial(0)..=Serial(u64::MAX);
 
 /// A directory in memory where there is one: these tests are about bytes, not about disks.
 pub(super) fn directory() -> TempDir {

@@ -20,11 +20,11 @@ use super::tests::{
 };
 use super::*;
 
-fn segment_path(directory: &TempDir, number: u32) -> PathBuf {
+pub(super) fn segment_path(directory: &TempDir, number: u32) -> PathBuf {
     directory.path().join(format!("segments/{number:08}.seg"))
 }
 
-fn change_byte(path: &Path, at: u64) {
+pub(super) fn change_byte(path: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();

@@ -196,7 +196,7 @@ impl Control<'_> {
         let Some(member) = shared.member() else { return Err(End::Stopped) };
         let request = Heartbeat {
             incarnation: shared.incarnation,
-            space: member.space(),
+            space: shared.space(&member),
             transfers: shared.counters.transfers(),
             received_bytes: shared.counters.client_bytes(),
             newest_key: shared.keys.newest(),
@@ -242,6 +242,7 @@ impl Control<'_> {
         let shared = self.shared;
         self.interval = Duration::from_millis(reply.interval_ms);
         shared.time.tell(reply.time);
+        shared.journal.take_head(reply.journal, self.interval, shared.is_adopted());
         let newest = shared.keys.newest();
         if let Err(error) = shared.keys.announce(&reply.keys, reply.time) {
             // Not acknowledged, so not used: the old keys go on.

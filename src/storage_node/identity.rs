@@ -28,8 +28,8 @@ const LOCK: &str = "node.lock";
 /// server takes from a stranger. Those that were refused are not among them.
 const MAX_TRIES: usize = 64;
 /// The files of a node beside its store.
-pub(super) const OWN_FILES: [&str; 5] =
-    [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK];
+pub(super) const OWN_FILES: [&str; 6] =
+    [FILE, "node.json.new", super::keys::FILE, "keys.json.new", LOCK, super::journal::DIRECTORY];
 
 /// The content of `node.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -141,7 +141,7 @@ fn add_me(
     let (previous, is_new) = shared.identity.add_candidate(shared.incarnation)?;
     let file = shared.identity.get();
     let member = shared.member();
-    let space = member.as_ref().map(|member| member.space()).unwrap_or_else(|| {
+    let space = member.as_ref().map(|member| shared.space(member)).unwrap_or_else(|| {
         crate::wire::node_to_main::Space {
             offered_bytes: file.space_bytes,
             free_bytes: file.space_bytes,

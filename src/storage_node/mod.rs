@@ -5,7 +5,7 @@
 //! In reading order: `node` (start and stop), `identity` and `keys` (what it knows of itself),
 //! `join` and `control` (its life with the main server), `service` (a connection), `store` and
 //! `fetch` (what a connection asks), `confirmer`, `exchange` and `forward` (what a stored chunk sets off),
-//! `orders`.
+//! `orders`; `journal` and `read_journal` (what it keeps of the catalog).
 
 mod buffers;
 mod compaction;
@@ -22,11 +22,13 @@ mod forward;
 mod identity;
 mod inventory;
 mod join;
+mod journal;
 mod keys;
 mod leaving;
 mod metrics;
 mod node;
 mod orders;
+mod read_journal;
 mod recent;
 mod scrub;
 mod service;

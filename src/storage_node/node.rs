@@ -21,6 +21,7 @@ use super::counters::Counters;
 use super::error::NodeError;
 use super::identity::{DirectoryLock, Identity};
 use super::join;
+use super::journal;
 use super::keys::Keys;
 use super::metrics;
 use super::orders;
@@ -148,6 +149,7 @@ impl Node {
         let parts = self.control.is_some() && !shared.is_given_up();
         let is_heard = parts && control::part(&shared);
         shared.links.control.cut();
+        shared.links.journal.cut();
         join_thread(self.control.take());
         // Whoever hears no goodbye hears no confirmation either.
         if !is_heard {
@@ -239,6 +241,8 @@ impl Starting {
         running
             .workers
             .push(spawn("confirmer", move || for_confirmer.confirmer.run(&for_confirmer))?);
+        let for_keeper = shared.clone();
+        running.workers.push(spawn("journal", move || journal::run(&for_keeper))?);
         for _ in 0..orders::WORKERS {
             let shared = shared.clone();
             running.workers.push(spawn("orders", move || shared.orders.run(&shared))?);

@@ -7,7 +7,7 @@ use crate::wire::to_node::ToNode;
 use crate::wire::{Fault, FaultCode, Hello, HelloReply, ParseError, Role};
 
 use super::shared::Shared;
-use super::{fetch, store};
+use super::{fetch, read_journal, store};
 
 /// Serves clients, other nodes, and the main server when it looks whether this node can be reached.
 pub(super) struct NodeService(pub Arc<Shared>);
@@ -31,7 +31,9 @@ impl Service for NodeService {
                 Ok(ToNode::Store(request)) => {
                     store::serve(&self.0, connection, head.payload_bytes, request)
                 }
-                Ok(ToNode::ReadJournal(_)) => unimplemented!(),
+                Ok(ToNode::ReadJournal(request)) => {
+                    read_journal::serve(&self.0, connection, &request)
+                }
                 Ok(ToNode::Fetch(request)) => fetch::serve(&self.0, connection, request),
                 Err(error) => connection.reply::<()>(Err(error.into()), &[]),
             };

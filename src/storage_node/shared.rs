@@ -26,6 +26,7 @@ use super::error::NodeError;
 use super::fault;
 use super::forward::Peers;
 use super::identity::{Identity, Membership};
+use super::journal::Keeper;
 use super::keys::{Keys, MainTime};
 use super::orders::Orders;
 use super::recent::Recent;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub confirmer: Confirmer,
     pub peers: Peers,
     pub orders: Orders,
+    /// What is kept here of the catalog.
+    pub journal: Keeper,
     pub recent: Recent,
     pub scrubbing: ScrubConfig,
     pub scrub: Scrub,
@@ -83,6 +86,8 @@ pub(super) struct Shared {
 pub(super) struct Links {
     /// For heartbeats.
     pub control: Arc<Sockets>,
+    /// For the catalog's journal.
+    pub journal: Arc<Sockets>,
     /// All others to the main server.
     pub main: Arc<Sockets>,
     /// To other nodes.
@@ -137,6 +142,7 @@ impl Shared {
             peers: Peers::new(insecure_plaintext, links.peers.clone()),
             links,
             orders: Orders::default(),
+            journal: Keeper::new(&config.directory),
             scrubbing: config.scrub,
             scrub: Scrub::default(),
             stop,
@@ -188,9 +194,23 @@ impl Shared {
         self.is_adopted.store(is_adopted, Ordering::SeqCst);
     }
 
+    /// What the main server is told about the node's space: what is kept of the catalog counts.
+    pub fn space(&self, member: &Member) -> Space {
+        let mut space = member.space();
+        space.used_bytes += self.journal.bytes();
+        let unused = space.offered_bytes.saturating_sub(space.used_bytes);
+        space.free_bytes = space.free_bytes.min(unused);
+        space
+    }
+
     /// Opens a connection to the main server, as the node that this one is by now.
     pub fn dial_main(&self) -> Result<Dialled, CallError> {
         self.dial(&self.links.main, &self.dialing)
+    }
+
+    /// The same, to follow the catalog's journal.
+    pub fn dial_journal(&self) -> Result<Dialled, CallError> {
+        self.dial(&self.links.journal, &self.dialing)
     }
 
     /// The same, for heartbeats.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::to_main::Addresses;
 use super::{List, MAX_CONFIRMATIONS, MAX_ITEMS, Outcome};
 use crate::clock::WallTime;
-use crate::ids::{Address, ClusterId, Incarnation, KeyId, NodeId, Secret, Serial};
+use crate::ids::{Address, ClusterId, Fingerprint, Incarnation, KeyId, NodeId, Secret, Serial};
 use crate::token::Token;
 
 /// The most copies that one bucket of an inventory can hold: its span of serials.
@@ -167,11 +167,18 @@ pub struct HeartbeatReply {
 }
 
 /// What every node is told of the catalog's journal, so that any of them can say where it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalHead {
     pub generation: u64,
     /// The last piece that is on at least two nodes.
     pub sequence: u64,
+    /// How long the oldest change was not on two nodes by then, in milliseconds.
+    #[serde(default)]
+    pub lag_ms: u64,
+    /// When that was so.
+    pub time: WallTime,
+    /// The fingerprint of the secret by which the journal may be read.
+    pub reader: Fingerprint,
     /// The nodes that keep it.
     pub keepers: Addresses,
     /// This node is to keep it, too: it should `follow`.
@@ -179,25 +186,35 @@ pub struct JournalHead {
     pub follow: bool,
 }
 
+/// The most generations of the journal that a node keeps, the newest ones.
+pub const MAX_GENERATIONS: usize = 16;
+
 /// Asks for the next pieces of the catalog's journal, and says what is durable on the node already.
 /// The reply is held back until there are any, or the heartbeat's interval is over. On a connection
 /// of its own.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follow {
-    /// The generation that the node has last; 0 for none.
+    /// What of the journal is durable on the node.
     #[serde(default)]
-    pub generation: u64,
-    /// Bytes of that generation's file that are durable on the node.
-    #[serde(default)]
-    pub durable_bytes: u64,
+    pub kept: List<KeptGeneration, MAX_GENERATIONS>,
+    /// Set when the node cannot keep the journal, with the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
 }
 
-/// The payload goes to the end of the generation's file.
+/// One generation of the journal: a snapshot and all changes since, in one file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptGeneration {
+    pub generation: u64,
+    /// Of its file.
+    pub bytes: u64,
+}
+
+/// The payload belongs into the file of a generation. No generation is 0: then there is no payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FollowReply {
     pub generation: u64,
-    /// Where in the file the payload belongs; other than `durable_bytes` when the node is to cut off
-    /// or begin anew.
+    /// Where in the file the payload belongs. What the node has from there on, it cuts off.
     pub offset: u64,
     /// Generations before this one are of no more use.
     pub keep_from: u64,

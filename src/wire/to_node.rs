@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::node_to_main::JournalHead;
+use super::node_to_main::{JournalHead, KeptGeneration};
 use super::{List, MAX_ITEMS, Outcome, requests};
 use crate::ids::{ChunkId, NodeId, Secret};
 use crate::token::Token;
@@ -99,11 +99,4 @@ pub struct ReadJournalReply {
     /// What the main server said last of the journal, and where it is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<JournalHead>,
-}
-
-/// One generation of the journal: a snapshot and all changes since, in one file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeptGeneration {
-    pub generation: u64,
-    pub bytes: u64,
 }

@@ -10,7 +10,7 @@ const MAX_LINES: usize = 500;
 const VOCABULARY: [&str; 6] = ["ids", "clock", "remote_path", "durable", "size", "causes"];
 
 /// What each module may import, besides itself and the vocabulary.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("token", &[]),
     ("policy", &[]),
     ("wire", &["token"]),
@@ -18,8 +18,9 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("metrics", &[]),
     ("catalog", &[]),
     ("segments", &[]),
-    ("main_server", &["wire", "token", "policy", "server", "catalog", "metrics"]),
-    ("storage_node", &["wire", "token", "policy", "server", "segments", "metrics"]),
+    ("journal", &[]),
+    ("main_server", &["wire", "token", "policy", "server", "catalog", "metrics", "journal"]),
+    ("storage_node", &["wire", "token", "policy", "server", "segments", "metrics", "journal"]),
     ("client", &["wire", "token", "policy"]),
 ];
 

@@ -12,6 +12,7 @@ mod mini_client;
 mod operators;
 mod powercut;
 mod promises;
+mod recover;
 mod resume;
 mod tokens;
 mod under_copied;

@@ -3,6 +3,7 @@
 mod chunks;
 mod commits;
 mod deleting;
+mod journal;
 mod names;
 mod nodes;
 mod property;
@@ -47,11 +48,7 @@ pub(super) fn on_each(test: impl Fn(&Desk)) {
 
 impl Desk {
     pub(super) fn new(catalog: Box<dyn Catalog>, dir: Option<TempDir>) -> Desk {
-        catalog.create_invite(&[9; 32], 3, LATER).expect("an invite");
-        for node in 1..=3 {
-            let joined = catalog.join_node(&[9; 32], &[node; 32], NOW).expect("a node");
-            assert_eq!(joined, NodeId(node.into()));
-        }
+        join_nodes(&*catalog);
         Desk { catalog, requests: AtomicU64::new(0), _dir: dir }
     }
 
@@ -130,6 +127,15 @@ impl Desk {
 
     pub(super) fn chunk(&self, serial: Serial) -> ChunkRecord {
         self.catalog.chunks(&[serial]).expect("an answer").remove(0)
+    }
+}
+
+/// Has three nodes join.
+pub(super) fn join_nodes(catalog: &dyn Catalog) {
+    catalog.create_invite(&[9; 32], 3, LATER).expect("an invite");
+    for node in 1..=3 {
+        let joined = catalog.join_node(&[9; 32], &[node; 32], NOW).expect("a node");
+        assert_eq!(joined, NodeId(node.into()));
     }
 }
 

@@ -9,10 +9,12 @@
 //! - long scans of chunks first wait until early answers are durable, and then keep a reader busy
 //!   and not the writer.
 
+mod changes;
 mod chunks;
 mod commit;
 mod condemned;
 mod copies;
+mod encoded;
 mod expiry;
 mod inventory;
 mod migrate;
@@ -20,13 +22,17 @@ mod names;
 mod nodes;
 mod operations;
 mod readers;
+mod rebuild;
 mod removed;
 mod requests;
 mod rows;
 mod schema;
+mod snapshot;
 mod survey;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_changes;
 mod tree;
 mod writer;
 
@@ -43,6 +49,10 @@ use self::writer::{Books, Kind, NUMBERS_SKIPPED, Writer};
 use crate::catalog::*;
 use crate::durable;
 use crate::ids::*;
+
+pub use self::changes::Boundary;
+pub use self::rebuild::Rebuild;
+pub use self::snapshot::Snapshot;
 
 pub use self::schema::{FILE_NAME, FORMAT, LOCK_NAME};
 

@@ -1,6 +1,6 @@
 //! Connections that only read, beside the writer.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rusqlite::Connection;
@@ -20,6 +20,11 @@ pub(super) struct Readers {
 impl Readers {
     pub(super) fn new(database: PathBuf) -> Readers {
         Readers { database, idle: Mutex::new(Vec::new()) }
+    }
+
+    /// The database that they read.
+    pub(super) fn database(&self) -> &Path {
+        &self.database
     }
 
     /// Runs `read` on one snapshot of all that is durable.

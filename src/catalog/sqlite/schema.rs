@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::migrate;
@@ -158,8 +159,18 @@ pub(super) fn create(
         conn.close().map_err(|(_, error)| error)
     };
     fill().map_err(|source| CatalogError::Engine { doing: "make its tables", source })?;
-    durable::sync_file(&file, SyncPoint::StateData).map_err(io("sync"))?;
-    std::fs::rename(&temporary, &path).map_err(io("name"))?;
+    take_name(dir, &temporary, &file)
+}
+
+/// Makes a database that was filled under another name durable, and then the catalog of `dir`.
+pub(super) fn take_name(dir: &Path, temporary: &Path, file: &File) -> Result<(), CatalogError> {
+    let path = dir.join(FILE_NAME);
+    let io = |doing| {
+        let path = path.clone();
+        move |source| CatalogError::Io { doing, path, source }
+    };
+    durable::sync_file(file, SyncPoint::StateData).map_err(io("sync"))?;
+    std::fs::rename(temporary, &path).map_err(io("name"))?;
     durable::entry_created(&path);
     durable::sync_directory(dir, SyncPoint::StateDirectory).map_err(io("sync the directory of"))
 }
@@ -173,7 +184,7 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     drop_cached_log(dir)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(&path, flags);
-    let conn = conn.map_err(|error| unreadable(&path, error))?;
+    let mut conn = conn.map_err(|error| unreadable(&path, error))?;
     // Before anything is written: a format of tomorrow is not ours to touch.
     let format = check_format(&conn, &path)?;
     configure_writer(&conn)
@@ -181,6 +192,8 @@ pub(super) fn open_writer(dir: &Path) -> Result<Connection, CatalogError> {
     migrate::migrate(&conn, format)
         .map_err(|source| CatalogError::Engine { doing: "be brought to this format", source })?;
     empty_log(&conn).map_err(|source| CatalogError::Engine { doing: "empty its log", source })?;
+    tell_of_deletes(&mut conn)
+        .map_err(|source| CatalogError::Engine { doing: "be set up", source })?;
     Ok(conn)
 }
 
@@ -213,6 +226,16 @@ fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Has the journal told of each row that goes. Set last: a table cannot be dropped any more then.
+fn tell_of_deletes(conn: &mut Connection) -> rusqlite::Result<()> {
+    // Has a `DELETE` of all rows of a table delete each of them, and so told of by the update hook
+    // (sqlite3_set_authorizer: SQLITE_IGNORE for SQLITE_DELETE).
+    conn.authorizer(Some(|asked: AuthContext<'_>| match asked.action {
+        AuthAction::Delete { .. } => Authorization::Ignore,
+        _ => Authorization::Allow,
+    }))
+}
+
 /// Moves what the log holds into the database, syncs that, and begins a new log.
 ///
 /// After a sync that failed, the kernel takes the pages for clean and may still show them: what an
@@ -241,7 +264,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// The format of the database, if this program can read it or bring it to its own.
-fn check_format(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
+pub(super) fn check_format(conn: &Connection, path: &Path) -> Result<i64, CatalogError> {
     let format = conn.query_row("SELECT format FROM catalog WHERE id = 1", (), |row| row.get(0));
     match format {
         Ok(found @ migrate::OLDEST_FORMAT..=FORMAT) => Ok(found),

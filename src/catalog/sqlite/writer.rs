@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use rusqlite::Connection;
 
+use super::changes::Feed;
 use super::rows::{Done, signed};
 use crate::catalog::CatalogError;
 
@@ -108,6 +109,7 @@ struct Shared {
 pub(super) struct Writer {
     jobs: Option<Sender<Job>>,
     shared: Arc<Shared>,
+    feed: Arc<Feed>,
     failures: Receiver<String>,
     thread: Option<JoinHandle<()>>,
 }
@@ -117,12 +119,13 @@ impl Writer {
     pub(super) fn start(books: Books) -> std::io::Result<Writer> {
         let (jobs, waiting) = unbounded();
         let (failed, failures) = bounded(1);
-        let shared = Arc::new(Shared::default());
+        let (shared, feed) = (Arc::new(Shared::default()), Arc::new(Feed::default()));
         let desk = Desk {
             stored: books.sums,
             changes: books.conn.total_changes(),
             books,
             shared: shared.clone(),
+            feed: feed.clone(),
             in_transaction: false,
             early_since: None,
             to_answer: Vec::new(),
@@ -130,7 +133,7 @@ impl Writer {
         let thread = thread::Builder::new()
             .name("catalog-writer".into())
             .spawn(move || desk.work(&waiting, &failed))?;
-        Ok(Writer { jobs: Some(jobs), shared, failures, thread: Some(thread) })
+        Ok(Writer { jobs: Some(jobs), shared, feed, failures, thread: Some(thread) })
     }
 
     /// Runs `operation` on the writer's thread and waits for its answer. A panic in it is taken
@@ -189,6 +192,11 @@ impl Writer {
         self.jobs.as_ref().map_or(0, Sender::len)
     }
 
+    /// What the journal is told of changes.
+    pub(super) fn feed(&self) -> &Arc<Feed> {
+        &self.feed
+    }
+
     pub(super) fn failures(&self) -> Receiver<String> {
         self.failures.clone()
     }
@@ -225,6 +233,7 @@ struct Desk {
     /// The sums as the table has them.
     stored: Sums,
     shared: Arc<Shared>,
+    feed: Arc<Feed>,
     in_transaction: bool,
     /// The rows written up to the last commit.
     changes: u64,
@@ -320,6 +329,7 @@ impl Desk {
                 *last.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
         }
+        self.feed.committed(&self.books.sums);
         self.early_since = None;
         self.shared.has_early.store(false, Ordering::SeqCst);
         for answer in self.to_answer.drain(..) {

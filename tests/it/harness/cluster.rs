@@ -191,8 +191,20 @@ impl TestCluster {
 
     /// The same; the error is what a main server that refuses to start said.
     pub fn try_start_main(&mut self) -> Result<(), String> {
+        let command = self.main_command(self.address.as_str());
+        self.try_start_main_as(command)
+    }
+
+    /// Starts the main server by this command.
+    pub fn start_main_as(&mut self, command: Command) {
+        let started = self.try_start_main_as(command);
+        started.unwrap_or_else(|said| panic!("the main server ended:\n{said}"));
+    }
+
+    /// The same; the error is what a main server that refuses to start said.
+    pub fn try_start_main_as(&mut self, mut command: Command) -> Result<(), String> {
         self.earlier.extend(self.main.take().map(|ended| ended.log()));
-        let process = Process::start("p2pdfs-main", &mut self.main_command(self.address.as_str()));
+        let process = Process::start("p2pdfs-main", &mut command);
         process.line_after("p2pdfs-main ready ")?;
         self.main = Some(process);
         Ok(())

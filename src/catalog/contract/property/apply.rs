@@ -5,7 +5,11 @@ use std::time::Duration;
 use super::*;
 
 /// Applies a step, and shows the answer.
-pub(super) fn apply(catalog: &dyn Catalog, now: &mut WallTime, step: &Step) -> String {
+pub(in crate::catalog::contract) fn apply(
+    catalog: &dyn Catalog,
+    now: &mut WallTime,
+    step: &Step,
+) -> String {
     let show = |answer: &dyn std::fmt::Debug| format!("{answer:?}");
     let serial = |number: &u64| Serial(*number);
     // Time goes on, so that what one step ends the next can find over.

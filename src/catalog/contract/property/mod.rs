@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
 
-use self::apply::apply;
-use self::steps::steps;
+pub(super) use self::apply::apply;
+pub(super) use self::steps::steps;
 use super::*;
 use crate::catalog::check;
 
 /// One operation. What it names is drawn from so few things that operations meet.
 #[derive(Debug, Clone)]
-enum Step {
+pub(super) enum Step {
     Reserve {
         account: AccountId,
         copies: u8,

@@ -163,7 +163,7 @@ fn other_steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(in crate::catalog::contract) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![6 => chunk_steps(), 6 => name_steps(), 4 => deleting_steps(), 1 => other_steps()];
     // Something stands there already, so that more than refusals is compared.
     let commit = |at: &str, chunks: &[u32]| Step::Commit {

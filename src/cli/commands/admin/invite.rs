@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::cli::client::Context;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::{failure, print, print_json, utc};
+use crate::cli::span;
 use crate::clock::WallTime;
 use crate::ids::Secret;
 
@@ -22,23 +23,8 @@ pub struct InviteArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
     /// How long it is good, as in 30m, 24h or 7d
-    #[arg(long, default_value = "24h", value_parser = span)]
+    #[arg(long, default_value = "24h", value_parser = span::parse)]
     valid: Duration,
-}
-
-/// Reads `90s`, `30m`, `24h`, `7d`.
-fn span(text: &str) -> Result<Duration, String> {
-    let error = || format!("a time is a number and s, m, h or d, as in 24h, not {text:?}");
-    let (number, unit) = text.split_at(text.len() - text.chars().last().map_or(0, char::len_utf8));
-    let scale = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(error()),
-    };
-    let count: u64 = number.parse().map_err(|_| error())?;
-    count.checked_mul(scale).filter(|&s| s > 0).map(Duration::from_secs).ok_or_else(error)
 }
 
 #[derive(Serialize)]
@@ -66,18 +52,4 @@ pub fn invite(context: &Context, args: &InviteArgs) -> Result<Exit, Failure> {
     }
     print(&format!("{}\n", String::from(invite)))?;
     Ok(Exit::Done)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read_with_their_unit() {
-        assert_eq!(span("24h"), Ok(Duration::from_secs(86_400)));
-        assert_eq!(span("90s"), Ok(Duration::from_secs(90)));
-        for bad in ["", "h", "24", "-1h", "0s", "1w", "1é", "99999999999999999999d"] {
-            assert!(span(bad).is_err(), "{bad:?} was taken");
-        }
-    }
 }

@@ -1,0 +1,161 @@
+//! The catalog's journal, as the main server writes it: a snapshot and all changes since, sealed, in
+//! a file of its own directory from which the keepers, some of the nodes, copy.
+//!
+//! `writing` is the thread that writes it, `generation` one file of it, `keepers` decides who keeps
+//! it, `following` serves those who do, `keys` has what seals it. What is known of it stands behind
+//! one lock that is never held across a socket or a disk.
+
+mod following;
+mod generation;
+mod keepers;
+pub mod keys;
+mod progress;
+mod writing;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use self::progress::Progress;
+use super::Main;
+use super::bell::Bell;
+use crate::catalog::SqliteCatalog;
+use crate::ids::NodeId;
+use crate::journal::SealingKey;
+use crate::wire::admin::{JournalStatus, Notice};
+use crate::wire::node_to_main::JournalHead;
+
+pub use self::keys::JournalKeys;
+pub use self::writing::Writing;
+
+/// With what a main server keeps a journal.
+pub struct JournalSetup {
+    /// The catalog that it is of; the one that the main server works on.
+    pub catalog: Arc<SqliteCatalog>,
+    /// Where its files go: below the main server's own directory.
+    pub directory: PathBuf,
+    pub keys: JournalKeys,
+}
+
+/// What all threads know of the journal.
+pub struct Journal {
+    /// `None` for a main server that keeps none.
+    kept: Option<Kept>,
+    state: Mutex<State>,
+    /// Tells the thread that a keeper is further, or that it is to look again.
+    wake: (Sender<()>, Receiver<()>),
+}
+
+struct Kept {
+    catalog: Arc<SqliteCatalog>,
+    directory: PathBuf,
+    sealing: SealingKey,
+    reader: crate::ids::Fingerprint,
+}
+
+#[derive(Default)]
+struct State {
+    progress: Progress,
+    keepers: Vec<NodeId>,
+    /// What each node heard last of whether it is a keeper.
+    told: BTreeMap<NodeId, bool>,
+    /// Why it is not written just now.
+    trouble: Option<String>,
+    /// Wakes the session on which a keeper waits.
+    bells: BTreeMap<NodeId, Arc<Bell>>,
+    /// Nodes on whose word `floor` was moved.
+    believed: BTreeSet<NodeId>,
+    /// Generations must be above this: a node has one of that number.
+    floor: u64,
+}
+
+impl Journal {
+    /// Of a main server that keeps one if it has a setup.
+    pub fn new(setup: Option<JournalSetup>) -> Journal {
+        let kept = setup.map(|setup| Kept {
+            catalog: setup.catalog,
+            directory: setup.directory,
+            sealing: setup.keys.sealing,
+            reader: setup.keys.reader,
+        });
+        Journal { kept, state: Mutex::default(), wake: bounded(1) }
+    }
+
+    /// What is in it holds no invariant across its lock that a panic could break.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // One that was not taken note of yet is enough.
+        let _ = self.wake.0.try_send(());
+    }
+
+    /// Milliseconds since the oldest change that is not on two nodes yet.
+    fn lag_ms(&self, state: &State) -> u64 {
+        let pending = self.kept.as_ref().and_then(|kept| kept.catalog.changed_since());
+        let oldest = state.progress.unsafe_since().into_iter().chain(pending).min();
+        oldest.map_or(0, |since| since.elapsed().as_millis() as u64)
+    }
+
+    /// A node has started anew: it is asked again, even if it said that it could not.
+    pub fn forgive(&self, node: NodeId) {
+        self.lock().progress.forgive(node);
+    }
+
+    /// How far it is, for people.
+    pub fn status(&self) -> JournalStatus {
+        let state = self.lock();
+        let (generation, sequence) = state.progress.written();
+        let keepers = state.progress.near_the_end(&state.keepers);
+        JournalStatus { keepers, lag_ms: self.lag_ms(&state), generation, sequence }
+    }
+
+    /// What a person should know of it.
+    pub fn notice(&self) -> Option<Notice> {
+        let state = self.lock();
+        let kept = self.kept.as_ref()?;
+        let lag_s = self.lag_ms(&state) / 1000;
+        let message = match &state.trouble {
+            Some(why) => format!(
+                "the catalog's journal in {} cannot be written, so the catalog is on this disk \
+                 alone: {why}",
+                kept.directory.display()
+            ),
+            None if lag_s >= 60 => format!(
+                "changes of the catalog of {lag_s} s are not on two nodes, and would be lost with \
+                 this disk: {} nodes keep its journal, and 2 should",
+                state.progress.near_the_end(&state.keepers).len()
+            ),
+            None => return None,
+        };
+        Some(Notice { code: "journal".to_string(), message })
+    }
+}
+
+impl Main {
+    /// What a node is told of the journal with the reply to its heartbeat.
+    pub(super) fn journal_head(&self, node: NodeId) -> Option<JournalHead> {
+        let kept = self.journal.kept.as_ref()?;
+        let mut state = self.journal.lock();
+        let follow = state.keepers.contains(&node);
+        state.told.insert(node, follow);
+        let (generation, sequence, time) = state.progress.safe();
+        let lag_ms = self.journal.lag_ms(&state);
+        let keepers = state.keepers.clone();
+        drop(state);
+        let table = self.nodes.lock();
+        let address = |id: NodeId| Some((id, table.nodes.get(&id)?.address.clone()?));
+        let keepers = keepers.into_iter().filter_map(address).collect();
+        let reader = kept.reader;
+        Some(JournalHead { generation, sequence, lag_ms, time, reader, keepers, follow })
+    }
+
+    /// True when a node should hear at once that it is a keeper from now on, or no more.
+    pub(super) fn has_journal_news(&self, node: NodeId) -> bool {
+        let state = self.journal.lock();
+        state.keepers.contains(&node) != state.told.get(&node).copied().unwrap_or(false)
+    }
+}

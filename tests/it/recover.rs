@@ -1,0 +1,218 @@
+//! Row 34: the main server's disk is gone. The catalog is built anew from what nodes keep of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use p2pdfs::wire::admin::StatusReply;
+
+use crate::harness::load::Load;
+use crate::harness::{Process, Random, Setup, TestCluster, bytes};
+
+/// The line with which a first start shows the recovery key.
+const KEY_LINE: &str = "p2pdfs-main recovery key: ";
+
+/// What changes is on two nodes within this, under load: promised in the design.
+const MAX_LAG_MS: u64 = 1000;
+
+/// Keeps the recovery key that the main server showed in a file.
+pub fn key_file(cluster: &mut TestCluster) -> PathBuf {
+    let key = cluster.main().line_after(KEY_LINE).expect("the first start shows it");
+    let path = cluster.path().join("recovery.key");
+    fs::write(&path, key).expect("a place for the key");
+    path
+}
+
+pub fn is_caught_up(status: &StatusReply) -> bool {
+    status.journal.keepers.len() >= 2 && status.journal.lag_ms == 0
+}
+
+/// The command that recovers into the main server's own, missing directory.
+pub fn recovery(cluster: &TestCluster, key: &Path, node: usize, more: &[&str]) -> Command {
+    let mut command = cluster.main_command(cluster.address().as_str());
+    command.arg("--recover").arg("--recovery-key-file").arg(key);
+    command.args(["--from", cluster.node_address(node).as_str()]).args(more);
+    command
+}
+
+/// Kills the main server and takes its directory away.
+fn lose_main(cluster: &mut TestCluster) {
+    cluster.main().kill();
+    fs::remove_dir_all(cluster.main_dir()).expect("its directory");
+}
+
+/// A recovery that must be refused, and what it said.
+fn refused(mut command: Command) -> String {
+    let mut process = Process::start("p2pdfs-main --recover", &mut command);
+    let said = process.line_after("p2pdfs-main ready ").expect_err("it should be refused");
+    assert_eq!(process.wait().code(), Some(5), "{said}");
+    said
+}
+
+#[test]
+fn the_catalog_outlives_the_main_servers_disk() {
+    loses_nothing_that_was_safe(5, 60);
+}
+
+/// The same with as many files as make several generations of work; takes minutes.
+#[test]
+#[ignore = "long: run it by its name"]
+fn the_catalog_of_a_hundred_thousand_files_outlives_the_main_servers_disk() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    let tree = cluster.path().join("tree");
+    for directory in 0..100 {
+        let directory = tree.join(format!("{directory:02}"));
+        fs::create_dir_all(&directory).expect("a directory");
+        for file in 0..1000 {
+            let path = directory.join(file.to_string());
+            fs::write(&path, path.to_str().expect("plain")).expect("a file");
+        }
+    }
+    let tree = tree.to_str().expect("a plain path").to_string();
+    let began = std::time::Instant::now();
+    let mut put = cluster.cli().command(&["put", "-r", "--copies", "2", &tree, "/tree"]);
+    let mut put = put.spawn().expect("the client starts");
+    let mut worst = 0;
+    while put.try_wait().expect("our child").is_none() {
+        worst = worst.max(cluster.status().journal.lag_ms);
+        std::thread::yield_now();
+    }
+    eprintln!("put in {:?}, the journal was at most {worst} ms behind", began.elapsed());
+    assert!(worst <= MAX_LAG_MS, "{worst} ms behind");
+    cluster.wait_status("all is on two nodes", is_caught_up);
+    lose_main(&mut cluster);
+    let began = std::time::Instant::now();
+    recover(&mut cluster, &key, &[]);
+    eprintln!("recovered in {:?}", began.elapsed());
+    cluster.wait_alive(3);
+    assert_eq!(cluster.status().files, 100_000);
+    let witness = cluster.stop_and_check();
+    witness.assert_copies("/tree", 2);
+}
+
+/// Recovers, and leaves the new main server running.
+pub fn recover(cluster: &mut TestCluster, key: &Path, more: &[&str]) -> String {
+    let command = recovery(cluster, key, 1, more);
+    cluster.start_main_as(command);
+    // The settings are new, as their key is.
+    let copy = cluster.path().join("client.toml");
+    fs::copy(cluster.main_dir().join("client.toml"), copy).expect("new settings");
+    cluster.main().said()
+}
+
+fn loses_nothing_that_was_safe(clients: usize, puts: usize) {
+    let mut cluster = TestCluster::start(3);
+    let mut random = Random::announced();
+    let key = key_file(&mut cluster);
+    cluster.wait_status("the journal begins", is_caught_up);
+    let load = Load::start(&cluster, clients, 2, &mut random);
+    let mut worst = 0;
+    for _ in 0..puts / 2 {
+        load.wait_for_more(2);
+        worst = worst.max(cluster.status().journal.lag_ms);
+    }
+    let puts = load.stop();
+    eprintln!("the journal was at most {worst} ms behind");
+    assert!(worst <= MAX_LAG_MS, "{worst} ms behind");
+    let status = cluster.wait_status("all is on two nodes", is_caught_up);
+    assert_eq!(status.journal.keepers.len(), 3);
+    lose_main(&mut cluster);
+    let said = recover(&mut cluster, &key, &[]);
+    assert!(said.contains("recovered the catalog as of"), "{said}");
+    assert!(said.contains("was on two nodes at"), "{said}");
+    cluster.wait_alive(3);
+    puts.assert_kept(&cluster);
+    // And it is kept again.
+    cluster.wait_status("the journal begins anew", is_caught_up);
+    let witness = cluster.stop_and_check();
+    puts.assert_copied(&witness, 2);
+}
+
+/// The newest file of the journal on a node.
+fn journal_of(cluster: &TestCluster, index: usize) -> PathBuf {
+    let entries = fs::read_dir(cluster.node_dir(index).join("journal")).expect("it keeps one");
+    let files = entries.map(|entry| entry.expect("it can be read").path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "journal")).max().expect("one")
+}
+
+#[test]
+fn a_piece_that_is_missing_is_named_and_never_passed_over() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    cluster.wait_status("the journal begins", is_caught_up);
+    let begun = cluster.status().journal.sequence;
+    for number in 0..3 {
+        let path = format!("/{number}");
+        cluster.cli().run_with(&["put", "--copies", "2", "-", &path], &bytes(number, 1000)).ok();
+        cluster.wait_status("it is on two nodes", |status| {
+            is_caught_up(status) && status.journal.sequence > begun + number
+        });
+    }
+    // Every node has heard how far it is.
+    cluster.wait_status("all keep it", |status| status.journal.keepers.len() == 3);
+    lose_main(&mut cluster);
+
+    // Damaged on one: another has it.
+    let spoil = |cluster: &TestCluster, index: usize| {
+        let path = journal_of(cluster, index);
+        let mut content = fs::read(&path).expect("its journal");
+        let at = content.len() - 40;
+        content[at] ^= 1;
+        fs::write(&path, content).expect("its journal");
+    };
+    spoil(&cluster, 0);
+    let said = recover(&mut cluster, &key, &[]);
+    assert!(said.contains("another node had it whole"), "{said}");
+    cluster.cli().ok(&["cat", "/2"]);
+    cluster.wait_status("it is kept again", is_caught_up);
+    lose_main(&mut cluster);
+
+    // Damaged on all: refused, and named with who was asked.
+    (0..3).for_each(|index| spoil(&cluster, index));
+    let said = refused(recovery(&cluster, &key, 1, &[]));
+    assert!(said.contains("is missing: no node has it whole"), "{said}");
+    for node in ["node 1 at", "node 2 at", "node 3 at", "damaged there", "--until "] {
+        assert!(said.contains(node), "{node:?} is not in: {said}");
+    }
+    assert!(!cluster.main_dir().join("catalog.db").exists());
+    let until = said.rsplit("--until ").next().and_then(|rest| rest.split_whitespace().next());
+    let until = until.expect("a number").to_string();
+
+    // A key of another cluster opens nothing.
+    let wrong = cluster.path().join("wrong.key");
+    fs::write(&wrong, "ab".repeat(32)).expect("a place for the key");
+    let mut process =
+        Process::start("p2pdfs-main --recover", &mut recovery(&cluster, &wrong, 0, &[]));
+    let said = process.line_after("p2pdfs-main ready ").expect_err("it should be refused");
+    assert!(said.contains("not the secret"), "{said}");
+
+    // What is left is taken when a person says so.
+    recover(&mut cluster, &key, &["--until", &until]);
+    cluster.wait_alive(3);
+    cluster.cli().ok(&["cat", "/0"]);
+}
+
+#[test]
+fn a_node_tells_what_it_keeps_to_nobody_without_the_key() {
+    let mut cluster = Setup::new(1).start();
+    let key = key_file(&mut cluster);
+    let text = fs::read_to_string(key).expect("the key");
+    cluster.wait_status("the journal begins", |status| !status.journal.keepers.is_empty());
+    // Neither the recovery key itself nor anything that is in the main server's directory will do.
+    let kept = fs::read_to_string(cluster.main_dir().join("journal.json")).expect("what seals");
+    let kept: serde_json::Value = serde_json::from_str(&kept).expect("JSON");
+    let found = [
+        text.as_str(),
+        kept["sealing"].as_str().expect("a key"),
+        kept["reader"].as_str().expect("a fingerprint"),
+    ];
+    for secret in found {
+        let secret = secret.trim().parse().expect("a secret");
+        let request = p2pdfs::wire::to_node::ReadJournal { secret, generation: 0, offset: 0 };
+        let mut connection = cluster.connect_to_node(0).expect("the node runs");
+        let denied = connection.call(&request).expect_err("no right");
+        let code = denied.fault().expect("a fault").code;
+        assert_eq!(code, p2pdfs::wire::FaultCode::Denied);
+    }
+}
