@@ -113,9 +113,9 @@ fn a_dead_nodes_chunks_are_copied_and_all_numbers_fall_to_nothing() {
 #[test]
 fn a_chunk_down_to_one_copy_gets_a_second_at_once() {
     let desk = Desk::new(SHORT);
-    let mut nodes = stored(&desk, 4, 2, 8);
+    let mut nodes = stored(&desk, 4, 2, 16);
     let mut silent = nodes.remove(0);
-    let single = (1..=8).filter(|&number| copies_on(&desk, number, &nodes) == 1).count() as u64;
+    let single = (1..=16).filter(|&number| copies_on(&desk, number, &nodes) == 1).count() as u64;
     assert!(single > 0);
     cut(&desk, &mut silent);
     until("it is seen", || status(&desk).single_copy_chunks == single);
@@ -188,17 +188,17 @@ fn a_main_server_that_starts_gives_nodes_time_to_come_back() {
 #[test]
 fn a_node_that_returns_has_what_is_too_many_trimmed() {
     let desk = Desk::new(SHORT);
-    let mut nodes = stored(&desk, 4, 2, 8);
+    let mut nodes = stored(&desk, 4, 2, 16);
     let mut away = nodes.remove(0);
     cut(&desk, &mut away);
     work_until("each has two", &mut nodes, || is_well(&desk));
-    let three = (1..=8).filter(|&number| desk.record(id(number)).copies.len() == 3).count();
+    let three = (1..=16).filter(|&number| desk.record(id(number)).copies.len() == 3).count();
     assert!(three > 0);
     away.control = Some(away.dial());
     away.heartbeat();
     nodes.push(away);
     work_until("none has three", &mut nodes, || {
-        is_well(&desk) && (1..=8).all(|number| desk.record(id(number)).copies.len() == 2)
+        is_well(&desk) && (1..=16).all(|number| desk.record(id(number)).copies.len() == 2)
     });
 }
 
