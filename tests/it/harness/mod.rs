@@ -4,6 +4,7 @@ pub mod cli;
 pub mod cluster;
 pub mod disk;
 pub mod fake_node;
+pub mod load;
 pub mod mixed;
 pub mod process;
 pub mod random;
