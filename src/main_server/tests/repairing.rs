@@ -17,7 +17,7 @@ pub(super) fn stored(desk: &Desk, count: u32, copies: u8, chunks: u32) -> Vec<Fa
 pub(super) fn work(nodes: &mut [FakeNode]) -> usize {
     let mut done = 0;
     for at in 0..nodes.len() {
-        for order in nodes[at].heartbeat().orders.iter().cloned() {
+        for order in nodes[at].heartbeat().orders.into_vec() {
             carry_out(nodes, at, &order);
             done += 1;
         }
