@@ -26,6 +26,8 @@ impl Main {
 
     /// What `status` answers, for those who may ask without an account: this process itself.
     pub(super) fn cluster_state(&self, request: Status) -> Result<StatusReply, Fault> {
+        // A node that came or went a moment ago has made what was counted before it old.
+        self.survey.look_at(self.view());
         let totals = self.catalog.totals().map_err(|error| self.fault(error))?;
         let now = self.clock.now();
         let interval = self.nodes.interval();
@@ -56,7 +58,6 @@ impl Main {
             node.drain_left = Some(self.drain_left(node).map_err(|error| self.fault(error))?);
         }
         let repair = self.repair_status();
-        let deletes = self.delete_status().map_err(|error| self.fault(error))?;
         let mut notices = self.repair_notices();
         notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
         notices.extend(self.journal.notice());
@@ -65,6 +66,11 @@ impl Main {
         let tally = |trouble| state.census.tally(trouble);
         let [few, single, unreadable, lost] =
             [Trouble::Few, Trouble::Single, Trouble::Unreadable, Trouble::Lost].map(tally);
+        let files_at_risk = state.files.files(&state.census);
+        let is_surveyed = state.is_surveyed();
+        drop(state);
+        // After the surplus that it comes from: what is being trimmed is in one of the two.
+        let deletes = self.delete_status().map_err(|error| self.fault(error))?;
         let reply = StatusReply {
             time: self.clock.wall(),
             files: totals.files,
@@ -74,8 +80,8 @@ impl Main {
             single_copy_chunks: single.chunks,
             unreadable_chunks: unreadable.chunks,
             lost_chunks: lost.chunks,
-            files_at_risk: state.files.files(&state.census),
-            is_surveyed: state.is_surveyed(),
+            files_at_risk,
+            is_surveyed,
             repair,
             deletes,
             journal: self.journal.status(),

@@ -11,7 +11,7 @@ const NODES: usize = 4;
 const COPIES: u8 = 2;
 
 /// Removed files go at once, so that what is deleted meets what is stored.
-const QUICK: [&str; 4] = ["--keep-removed", "0s", "--collect-every", "300ms"];
+const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
 
 #[test]
 fn no_kill_9_under_a_mixed_load_loses_or_revives_anything() {

@@ -8,7 +8,7 @@ use p2pdfs::wire::to_main::StatusReply;
 
 use crate::harness::{Setup, TestCluster, bytes, raw, until};
 
-const QUICK: [&str; 4] = ["--keep-removed", "0s", "--collect-every", "300ms"];
+const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
 
 fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
@@ -78,7 +78,7 @@ fn a_blank_main_server_at_the_address_gets_no_nodes_and_harms_none() {
     let kept = cluster.path().join("kept");
     std::fs::rename(cluster.main_dir(), &kept).expect("it can be moved");
     cluster.start_main();
-    let refused = "another cluster";
+    let refused = "not the secret of a node";
     (0..2).for_each(|index| cluster.node(index).wait_for(refused));
     assert_eq!(cluster.status().nodes.len(), 0);
     for copy in &chunk.copies {
