@@ -15,6 +15,7 @@ use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
 use super::recovery::RecoveryFlags;
+use super::retention::RetentionFlags;
 use super::{metrics_endpoint, signals};
 use crate::clock::Clock;
 use crate::main_server::{
@@ -94,6 +95,9 @@ struct Flags {
     recovery: RecoveryFlags,
 
     #[command(flatten)]
+    retention: RetentionFlags,
+
+    #[command(flatten)]
     verbosity: Verbosity,
 }
 
@@ -143,6 +147,8 @@ fn config(flags: &Flags) -> Config {
         limits,
         repair_speed: flags.repair_speed.unwrap_or_default(),
         insecure_plaintext: flags.insecure_plaintext,
+        keep_removed: flags.retention.keep_removed,
+        collect_every: flags.retention.collect_every,
     }
 }
 

@@ -17,6 +17,7 @@ pub mod output;
 pub mod process;
 pub mod progress;
 mod recovery;
+mod retention;
 pub mod signals;
 pub mod span;
 pub mod storage_node;

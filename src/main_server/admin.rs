@@ -1,4 +1,4 @@
-//! What administrators decide: `invite`, `adopt`, and what is asked about copies and names.
+//! `invite`, and who is an administrator.
 
 use std::time::Duration;
 
@@ -7,7 +7,6 @@ use super::fault::invalid;
 use crate::catalog::AccountRecord;
 use crate::ids::Secret;
 use crate::wire::admin::*;
-use crate::wire::to_main::Done;
 use crate::wire::{Fault, FaultCode};
 
 const DEFAULT_VALID_S: u64 = 24 * 3600;
@@ -39,40 +38,6 @@ impl Main {
     }
 }
 
-impl Main {
-    pub(super) fn adopt(&self, _: &AccountRecord, _: Adopt) -> Result<Done, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn explain(&self, _: &AccountRecord, _: Explain) -> Result<ExplainReply, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn what_if(&self, _: &AccountRecord, _: WhatIf) -> Result<WhatIfReply, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn set_copies(
-        &self,
-        _: &AccountRecord,
-        _: SetCopies,
-    ) -> Result<SetCopiesReply, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn list_removed(
-        &self,
-        _: &AccountRecord,
-        _: ListRemoved,
-    ) -> Result<ListRemovedReply, Fault> {
-        unimplemented!()
-    }
-
-    pub(super) fn undelete(&self, _: &AccountRecord, _: Undelete) -> Result<UndeleteReply, Fault> {
-        unimplemented!()
-    }
-}
-
 /// Fails unless the account is an administrator's.
 pub(super) fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fault> {
     match account.is_admin {
@@ -81,12 +46,5 @@ pub(super) fn admins_only(account: &AccountRecord, what: &str) -> Result<(), Fau
             let why = format!("account {} may not {what}: it is no administrator", account.name);
             Err(Fault::new(FaultCode::Denied, why))
         }
-    }
-}
-
-impl Main {
-    /// Something was condemned: every node is looked at.
-    pub(super) fn condemned(&self) {
-        self.wake_upkeep();
     }
 }

@@ -67,6 +67,7 @@ impl Main {
         if news.is_good_news {
             self.repair.retry_waiting();
         }
+        self.note_removed(node, &news.closed)?;
         for given in news.closed {
             self.close_order(given, self.clock.now());
         }
@@ -93,8 +94,8 @@ impl Main {
         beat: &Heartbeat,
     ) -> Result<HeartbeatReply, Fault> {
         match self.nodes.check_working(node, Some(beat.incarnation)) {
-            Err(over @ (NotWorking::Outdated(_) | NotWorking::Left(_))) => return Err(over.into()),
-            Err(NotWorking::Unknown(_) | NotWorking::NotAdded(_)) | Ok(()) => {}
+            Err(NotWorking::Unknown(_)) | Ok(()) => {}
+            Err(over) => return Err(over.into()),
         }
         let mut nodes = Addresses::new();
         let mut orders = Vec::new();

@@ -1,6 +1,6 @@
 //! `inventory`, `holdings`, `compared` and `lost`: what a node really holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Main;
 use crate::catalog::Holding;
@@ -68,10 +68,15 @@ impl Main {
             return Err(invalid(format!("there is no bucket {}", request.bucket)));
         }
         let (from, to) = serials_of(request.bucket);
-        let held: Vec<Holding> = request.held.iter().map(holding).collect();
-        if held.iter().any(|holding| holding.serial < from || holding.serial > to) {
+        if request.held.iter().any(|held| held.serial < from || held.serial > to) {
             return Err(invalid("a bucket's holdings are of its own serials"));
         }
+        let (trash, live): (Vec<&HeldChunk>, Vec<&HeldChunk>) =
+            request.held.iter().partition(|held| held.trashed);
+        let restore = self.counted_trash(node, (from, to), &trash)?;
+        // What is about to be restored counts on: the copy was verified when it came, and is again
+        // when it is restored; if that fails, the next holdings lack it.
+        let held: Vec<Holding> = live.into_iter().map(holding).chain(restore.clone()).collect();
         let reconciled = self.catalog.reconcile(node, from, to, &held, self.clock.wall() + LEASE);
         let reconciled = reconciled.map_err(|error| self.fault(error))?;
         let lost = reconciled.lost.len() as u64;
@@ -81,7 +86,29 @@ impl Main {
             self.see_to(reconciled.lost.iter().map(|record| record.serial));
             self.wake_upkeep();
         }
-        Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore: Vec::new() })
+        if unknown > 0 {
+            log::warn!("copies unknown to the books node={node} count={unknown}");
+        }
+        let restore = restore.into_iter().map(|holding| holding.serial).collect();
+        Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore })
+    }
+
+    /// The removed copies that the books count on all the same: these books are older than the
+    /// removal.
+    fn counted_trash(
+        &self,
+        node: NodeId,
+        (from, to): (Serial, Serial),
+        trash: &[&HeldChunk],
+    ) -> Result<Vec<Holding>, Fault> {
+        if trash.is_empty() {
+            return Ok(Vec::new());
+        }
+        let counted = self.catalog.copies_on(node, from, to, MAX_HOLDINGS);
+        let counted: BTreeSet<Holding> =
+            counted.map_err(|error| self.fault(error))?.into_iter().collect();
+        let trash = trash.iter().map(|held| holding(held));
+        Ok(trash.filter(|holding| counted.contains(holding)).collect())
     }
 
     /// Serves `compared`.

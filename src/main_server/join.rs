@@ -104,7 +104,10 @@ impl Main {
     fn stale(&self, node: NodeId, request: &AddMe, error: CatalogError) -> Fault {
         match self.is_adopted(request) {
             Ok(true) => self.fault(error),
-            Ok(false) => estranged(node),
+            Ok(false) => {
+                self.strangers.note(node, request, Some(start_of(request)));
+                estranged(node)
+            }
             Err(error) => self.fault(error),
         }
     }
@@ -145,20 +148,13 @@ impl Main {
     }
 
     fn add(&self, node: NodeId, control: Control, request: &AddMe) -> Result<AddMeReply, Fault> {
-        let start = NodeStart {
-            previous: request.previous.clone(),
-            incarnation: request.incarnation,
-            address: request.address.clone(),
-            zone: request.zone.clone(),
-            offered_bytes: request.space.offered_bytes,
-            highest_serial: request.highest_serial,
-        };
         let is_adopted = self.is_adopted(request).map_err(|error| self.fault(error))?;
-        self.catalog.start_node(node, &start).map_err(|error| match error {
+        self.catalog.start_node(node, &start_of(request)).map_err(|error| match error {
             CatalogError::Refused(Refusal::StaleDirectory(_)) => self.stale(node, request, error),
             error => self.fault(error),
         })?;
         self.nodes.start(node, control, request);
+        self.note_adopted(node, request, is_adopted);
         self.journal.forgive(node);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
@@ -170,6 +166,18 @@ impl Main {
             keys: self.nodes.keys_for(node, None),
             interval_ms: self.nodes.interval().as_millis() as u64,
         })
+    }
+}
+
+/// The start of the node's directory, as the catalog takes it.
+fn start_of(request: &AddMe) -> NodeStart {
+    NodeStart {
+        previous: request.previous.clone(),
+        incarnation: request.incarnation,
+        address: request.address.clone(),
+        zone: request.zone.clone(),
+        offered_bytes: request.space.offered_bytes,
+        highest_serial: request.highest_serial,
     }
 }
 

@@ -6,12 +6,16 @@
 //! and `repair` sees to them. Decisions are made in `policy`, the books are the `catalog`.
 
 mod admin;
+mod adopt;
 mod allocate;
 mod bell;
 mod census;
 mod circle;
+mod collect;
 mod confirm;
+mod deletes;
 mod directory;
+mod explain;
 mod fault;
 mod files_at_risk;
 mod heartbeat;
@@ -25,6 +29,7 @@ mod moves;
 mod names;
 mod node;
 mod nodes;
+mod notices;
 mod orders;
 mod rate;
 mod read;
@@ -37,9 +42,11 @@ mod status;
 mod survey;
 #[cfg(test)]
 mod tests;
+mod timekeeping;
 mod under_way;
 mod upkeep;
 mod view;
+mod what_if;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -67,11 +74,15 @@ use crate::policy::mass_silence::MassSilence;
 use crate::policy::pace::Hands;
 use crate::policy::placement::{Candidate, Placement, Placer};
 use crate::server::{Limits, Server};
+use adopt::Strangers;
+use collect::{Collecting, Collector};
+use deletes::Deletes;
 use journal::{Journal, Writing};
 use nodes::Nodes;
 use recent::Recent;
 use repair::Repair;
 use survey::{Survey, SurveyThread};
+use timekeeping::Timekeeper;
 use under_way::UnderWay;
 use upkeep::Upkeep;
 
@@ -85,6 +96,10 @@ pub struct Config {
     pub repair_speed: RepairSpeed,
     /// Allow nodes on other machines, in plain text.
     pub insecure_plaintext: bool,
+    /// How long what was replaced or removed can be brought back.
+    pub keep_removed: Duration,
+    /// How often all chunks are looked at for those to which nothing refers.
+    pub collect_every: Duration,
 }
 
 impl Default for Config {
@@ -95,6 +110,8 @@ impl Default for Config {
             limits: Limits::default(),
             repair_speed: RepairSpeed::default(),
             insecure_plaintext: false,
+            keep_removed: Duration::from_secs(30 * 24 * 3600),
+            collect_every: Duration::from_secs(3600),
         }
     }
 }
@@ -112,7 +129,7 @@ pub enum StartError {
 pub struct MainServer {
     main: Arc<Main>,
     server: Server,
-    upkeep: Option<(Upkeep, SurveyThread)>,
+    upkeep: Option<(Upkeep, SurveyThread, Collector)>,
     writing: Option<Writing>,
     failures: Receiver<String>,
 }
@@ -120,7 +137,9 @@ pub struct MainServer {
 /// What all of a main server's threads share.
 struct Main {
     config: Config,
+    /// A steady one: see `timekeeping`.
     clock: Clock,
+    timekeeper: Timekeeper,
     catalog: Arc<dyn Catalog>,
     cluster: ClusterId,
     incarnation: Incarnation,
@@ -134,6 +153,9 @@ struct Main {
     /// them are there.
     grace: Mutex<Option<Moment>>,
     under_way: Mutex<UnderWay>,
+    deletes: Deletes,
+    collecting: Collecting,
+    strangers: Strangers,
     waker: upkeep::Waker,
     failed: Sender<String>,
     sessions: AtomicU64,
@@ -175,7 +197,8 @@ impl MainServer {
         let (failed, failures) = bounded(1);
         let limits = config.limits.clone();
         let main = Arc::new(Main::new(config, catalog, journal, clock, failed)?);
-        let upkeep = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
+        let (upkeep, survey) = (Upkeep::start(main.clone())?, SurveyThread::start(main.clone())?);
+        let upkeep = (upkeep, survey, Collector::start(main.clone())?);
         let writing = Writing::start(main.clone())?;
         let server = Server::start(listener, limits, main.clone())?;
         log::info!(
@@ -228,23 +251,30 @@ impl Main {
         config: Config,
         catalog: Arc<dyn Catalog>,
         journal: Option<JournalSetup>,
-        clock: Clock,
+        machine: Clock,
         failed: Sender<String>,
     ) -> Result<Main, CatalogError> {
         let (cluster, master) = catalog.identity();
         let incarnation = Incarnation::random();
-        catalog.begin_incarnation(incarnation, clock.wall())?;
-        let nodes = Nodes::new(clock.clone(), config.heartbeat, master, catalog.nodes()?);
+        // By the machine's clock, in doubt or not: these books may be an old backup, and the sequence
+        // of numbers must go on above all that were given out since.
+        catalog.begin_incarnation(incarnation, machine.wall())?;
+        let known = catalog.nodes()?;
+        let latest = Some(catalog.latest_time()?).filter(|time| time.0 > 0 && !known.is_empty());
+        let (timekeeper, clock) = Timekeeper::start(machine, latest);
+        let nodes = Nodes::new(clock.clone(), config.heartbeat, master, known);
         let grace = clock.now() + nodes.interval() * DEAD_AFTER;
         let grace = Mutex::new((!nodes.view(false).is_whole()).then_some(grace));
         let repair = Repair::new(config.repair_speed, clock.now());
         let silence = Mutex::new(MassSilence::new(nodes.expected(), clock.now()));
-        let [seed, ..] = draw();
-        // Numbers of orders are not used again after a restart, and stay below 2^53.
-        let orders = AtomicU64::new(clock.wall().0 << 10);
+        let [seed, first_order, ..] = draw();
+        // Numbers of orders are not used again after a restart, whatever the clock says, and stay
+        // below 2^53.
+        let orders = AtomicU64::new(first_order >> 12);
         Ok(Main {
             config,
             clock,
+            timekeeper,
             catalog,
             cluster,
             incarnation,
@@ -256,6 +286,9 @@ impl Main {
             silence,
             grace,
             under_way: Mutex::default(),
+            deletes: Deletes::default(),
+            collecting: Collecting::default(),
+            strangers: Strangers::default(),
             waker: upkeep::Waker::default(),
             failed,
             sessions: AtomicU64::new(0),

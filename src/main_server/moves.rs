@@ -56,6 +56,11 @@ impl Main {
         Ok(Some(paced.unwrap_or(next)))
     }
 
+    /// A node has come: it may be emptier than others.
+    pub(super) fn look_at_fill(&self) {
+        self.repair.lock().moves.next = None;
+    }
+
     /// True when nodes are unequally full.
     fn move_some(&self, view: &View, now: Moment) -> Result<bool, CatalogError> {
         let mut placer = self.placer();

@@ -1,11 +1,17 @@
-//! `stage`, `commit`, `mkdir`, `move` and `remove`: what changes the tree.
+//! `stage`, `commit`, `mkdir`, `move` and `remove`: what changes the tree; and `removed`, `undelete`
+//! and `copies`: what is decided about it afterwards.
 
 use super::Main;
 use super::fault::{bound_named_chunks, check_copies, invalid, path};
 use crate::catalog::{AccountRecord, Committed, Condition, MAX_PARTS, Manifest, NewFile, Refusal};
 use crate::ids::{ChunkId, Version};
 use crate::wire::to_main::*;
-use crate::wire::{Fault, MAX_PART_CHUNKS, Outcome};
+use crate::wire::{Fault, MAX_ITEMS, MAX_JSON_BYTES, MAX_PART_CHUNKS, Outcome};
+
+/// About how many bytes of JSON the removed files of a page take, at most.
+const REMOVED_BYTES: usize = MAX_JSON_BYTES as usize * 3 / 4;
+/// About how many bytes one of them takes, beside its path.
+const REMOVED_FILE_BYTES: usize = 160;
 
 impl Main {
     /// Serves `stage`.
@@ -118,7 +124,72 @@ impl Main {
         let removed = self
             .catalog
             .remove_entry(account.id, request_id, now, &path, recursive, if_version, purge);
-        Ok(RemoveReply { files: removed.map_err(|error| self.fault(error))? })
+        let files = removed.map_err(|error| self.fault(error))?;
+        if purge {
+            self.collecting.purged();
+        }
+        Ok(RemoveReply { files })
+    }
+
+    /// Serves `removed`.
+    pub(super) fn list_removed(
+        &self,
+        account: &AccountRecord,
+        request: ListRemoved,
+    ) -> Result<ListRemovedReply, Fault> {
+        let path = path(&request.path)?;
+        let removed = self.catalog.removed(account.id, &path, request.after, MAX_ITEMS);
+        let mut removed = removed.map_err(|error| self.fault(error))?;
+        let mut room = REMOVED_BYTES;
+        let fitting = removed.iter().take_while(|entry| {
+            // A path takes at most twice its bytes, escaped.
+            let bytes = entry.path.as_str().len() * 2 + REMOVED_FILE_BYTES;
+            room = room.saturating_sub(bytes);
+            room > 0
+        });
+        let fitting = fitting.count();
+        let more = fitting < removed.len() || removed.len() == MAX_ITEMS;
+        removed.truncate(fitting);
+        let files = removed.into_iter().map(|entry| RemovedFile {
+            path: entry.path.to_string(),
+            version: entry.info.version,
+            size: entry.info.size,
+            removed: entry.removed_at,
+            expires: entry.removed_at + self.config.keep_removed,
+        });
+        Ok(ListRemovedReply { files: files.collect(), more })
+    }
+
+    /// Serves `undelete`.
+    pub(super) fn undelete(
+        &self,
+        account: &AccountRecord,
+        request: Undelete,
+    ) -> Result<UndeleteReply, Fault> {
+        let Undelete { request_id, path: text, version } = request;
+        let (path, now) = (path(&text)?, self.clock.wall());
+        let brought = self.catalog.undelete(account.id, request_id, now, &path, version);
+        Ok(UndeleteReply { version: brought.map_err(|error| self.fault(error))? })
+    }
+
+    /// Serves `copies`: chunks that have too few now, or too many, are judged anew.
+    pub(super) fn set_copies(
+        &self,
+        account: &AccountRecord,
+        request: SetCopies,
+    ) -> Result<SetCopiesReply, Fault> {
+        let SetCopies { request_id, path: text, copies, after } = request;
+        check_copies(copies)?;
+        let (path, now) = (path(&text)?, self.clock.wall());
+        let set = self
+            .catalog
+            .set_copies(account.id, request_id, now, &path, copies, after, MAX_PART_CHUNKS)
+            .map_err(|error| self.fault(error))?;
+        if !set.changed.is_empty() {
+            self.see_to(set.changed);
+            self.wake_upkeep();
+        }
+        Ok(SetCopiesReply { files: set.files, chunks: set.chunks, kept: set.kept, next: set.next })
     }
 }
 

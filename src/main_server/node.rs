@@ -49,6 +49,11 @@ pub enum Purpose {
     Verify {
         serial: Serial,
     },
+    /// `unknown` of these are copies that nobody's removal explains.
+    Remove {
+        serials: Vec<Serial>,
+        unknown: u64,
+    },
 }
 
 /// An order that was given to a node and is not acknowledged yet.
@@ -223,7 +228,7 @@ impl Node {
                     load.orders += 1;
                     load.bytes += targets.len() as u64 * u64::from(*length);
                 }
-                Purpose::Verify { .. } => {}
+                Purpose::Verify { .. } | Purpose::Remove { .. } => {}
             }
         }
         load

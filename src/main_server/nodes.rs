@@ -193,6 +193,9 @@ impl Nodes {
         if node.incarnation != Some(beat.incarnation) {
             return Err(NotWorking::Outdated(node.id));
         }
+        if !node.is_added {
+            return Err(NotWorking::NotAdded(node.id));
+        }
         let before = node.state(interval, now);
         node.take_control(control, now);
         let has_room = node.report(beat, now);

@@ -124,7 +124,7 @@ impl Main {
             Purpose::Move { serial, from, targets, length } => {
                 (serial, from, targets, length, None)
             }
-            Purpose::Verify { .. } => return,
+            Purpose::Verify { .. } | Purpose::Remove { .. } => return,
         };
         let mut under_way = self.under_way();
         let done = targets.iter().filter(|&&target| under_way.close(serial, target)).count();

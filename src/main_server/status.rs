@@ -5,15 +5,13 @@ use std::ops::Bound;
 use super::Main;
 use super::admin::admins_only;
 use super::census::Trouble;
-use crate::catalog::{AccountRecord, Standing};
-use crate::policy::placement::Wish;
+use crate::catalog::{AccountRecord, CatalogError, Standing};
+use crate::ids::Serial;
 use crate::wire::admin::*;
 use crate::wire::{Fault, MAX_ITEMS};
 
-/// How many nodes a notice names.
-const NAMED_NODES: usize = 8;
-/// A chunk as long as our own client cuts them.
-const USUAL_LENGTH: u32 = 4 << 20;
+/// Up to so many copies of a node that drains are counted; above, its own word is taken.
+const MOST_COUNTED: usize = 65_536;
 
 impl Main {
     /// Serves `status`.
@@ -51,27 +49,22 @@ impl Main {
             scrub: node.scrub,
             drain_left: None,
         });
-        let nodes = page.collect();
+        let mut nodes: Vec<NodeStatus> = page.collect();
         let more = rest.next().is_some();
         drop(table);
-        let (rate, limit) = self.repair.rate(now);
+        for node in nodes.iter_mut().filter(|node| node.draining) {
+            node.drain_left = Some(self.drain_left(node).map_err(|error| self.fault(error))?);
+        }
+        let repair = self.repair_status();
+        let deletes = self.delete_status().map_err(|error| self.fault(error))?;
         let mut notices = self.repair_notices();
+        notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
         notices.extend(self.journal.notice());
-        let moving = self.repair.lock().moves.under_way;
+        let last_commit = self.catalog.last_commit();
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let [few, single, unreadable, lost] =
             [Trouble::Few, Trouble::Single, Trouble::Unreadable, Trouble::Lost].map(tally);
-        let bytes_left = few.bytes + single.bytes;
-        let repair = RepairStatus {
-            chunks_left: few.chunks + single.chunks,
-            bytes_left,
-            bytes_per_second: rate,
-            left_s: (bytes_left > 0 && rate > 0).then(|| bytes_left.div_ceil(rate)),
-            limit_bytes_per_second: limit,
-            moves_left: tally(Trouble::Leaving).chunks + moving,
-            surplus_copies: tally(Trouble::Surplus).copies,
-        };
         let reply = StatusReply {
             time: self.clock.wall(),
             files: totals.files,
@@ -84,69 +77,39 @@ impl Main {
             files_at_risk: state.files.files(&state.census),
             is_surveyed: state.is_surveyed(),
             repair,
-            deletes: Default::default(),
+            deletes,
             journal: self.journal.status(),
-            last_commit_ms: None,
+            last_commit_ms: last_commit.map(|at| at.elapsed().as_millis() as u64),
             notices,
-            nodes,
+            nodes: nodes.into(),
             more,
         };
         Ok(reply)
     }
 
-    /// What a person should know of nodes and copies.
-    fn repair_notices(&self) -> Vec<Notice> {
-        let mut notices = Vec::new();
-        let mut say =
-            |code: &str, message: String| notices.push(Notice { code: code.to_string(), message });
-        if self.is_in_doubt()
-            && let Some(why) = self.why_patient()
-        {
-            say("mass_silence", why);
-        }
-        for (node, why) in self.nodes.failures() {
-            say(
-                "failed_disk",
-                format!(
-                    "node {node} cannot store any more: {why}; replace it, or have its copies moved \
-                     off: p2pdfs admin drain {node}"
-                ),
-            );
-        }
-        let waiting = self.repair.lock().queue.waiting();
-        if waiting > 0 {
-            let others: Vec<String> = self.why_full();
-            say(
-                "no_space",
-                format!(
-                    "{waiting} chunks have not the copies that they should, since no node can take \
-                     one: {}; start another node",
-                    others.join(", ")
-                ),
-            );
-        }
-        let lost = self.survey.lock().census.tally(Trouble::Lost).chunks;
-        if lost > 0 {
-            say(
-                "lost_chunks",
-                format!(
-                    "{lost} chunks of files have no copy on any node: p2pdfs verify says which files \
-                     these are"
-                ),
-            );
-        }
-        notices
+    /// How many copies are still on a node that drains. They go one by one as soon as they can.
+    fn drain_left(&self, node: &NodeStatus) -> Result<u64, CatalogError> {
+        let (from, to) = (Serial(0), Serial(u64::MAX));
+        let left = self.catalog.copies_on(node.node, from, to, MOST_COUNTED)?.len();
+        Ok(if left < MOST_COUNTED { left as u64 } else { node.space.chunks.max(left as u64) })
     }
 
-    /// What speaks against each node, for a chunk of the usual length that none of them has.
-    fn why_full(&self) -> Vec<String> {
-        let (holders, apart_from) = (&[], &[]);
-        let wish = Wish { length: USUAL_LENGTH, copies: 1, holders, apart_from };
-        let explained = self.placer().explain(&wish).into_iter().take(NAMED_NODES);
-        let said = explained.map(|node| {
-            let why = node.unfit.map_or("has or had one", |unfit| unfit.name());
-            format!("node {} {why} ({})", node.node, node.detail)
-        });
-        said.collect()
+    /// How repair goes.
+    pub(super) fn repair_status(&self) -> RepairStatus {
+        let (rate, limit) = self.repair.rate(self.clock.now());
+        let moving = self.repair.lock().moves.under_way;
+        let state = self.survey.lock();
+        let tally = |trouble| state.census.tally(trouble);
+        let (few, single) = (tally(Trouble::Few), tally(Trouble::Single));
+        let bytes_left = few.bytes + single.bytes;
+        RepairStatus {
+            chunks_left: few.chunks + single.chunks,
+            bytes_left,
+            bytes_per_second: rate,
+            left_s: (bytes_left > 0 && rate > 0).then(|| bytes_left.div_ceil(rate)),
+            limit_bytes_per_second: limit,
+            moves_left: tally(Trouble::Leaving).chunks + moving,
+            surplus_copies: tally(Trouble::Surplus).copies,
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::Main;
 use super::view::View;
+use crate::catalog::CatalogError;
 use crate::clock::Moment;
 use crate::policy::liveness::State;
 use crate::policy::mass_silence::{MassSilence, Turn};
@@ -36,13 +37,14 @@ impl Waker {
         self.changed.notify_one();
     }
 
-    fn stop(&self) {
+    /// Whoever waits, and will wait, is to end.
+    pub fn stop(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stopping = true;
         self.changed.notify_one();
     }
 
     /// Waits until it is woken or `patience` is over. `false` when it is to stop.
-    fn wait(&self, patience: Option<Duration>) -> bool {
+    pub fn wait(&self, patience: Option<Duration>) -> bool {
         let mut wake = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !wake.woken && !wake.stopping {
             // An hour stands for ever: nothing is lost by a look too many.
@@ -98,7 +100,14 @@ impl Main {
             self.close_order(given, now);
         }
         let next_repair = self.repair_what_is_due();
-        [next_change, next_overdue, next_repair, self.grace()].into_iter().flatten().min()
+        let of_books = self.keep_time_and_delete(now).inspect_err(|e| self.catalog_failed(e));
+        let [next_time, next_delete] = of_books.ok()?;
+        let next = [next_change, next_overdue, next_repair, self.grace(), next_time, next_delete];
+        next.into_iter().flatten().min()
+    }
+
+    fn keep_time_and_delete(&self, now: Moment) -> Result<[Option<Moment>; 2], CatalogError> {
+        Ok([Some(self.keep_time(now)?), self.delete_what_is_condemned(now)?])
     }
 
     /// Notes which nodes have fallen silent or are back, and says when silence alone will change one
@@ -122,6 +131,7 @@ impl Main {
         }
         if changes.iter().any(|(.., is)| *is == State::Alive) {
             self.repair.retry_waiting();
+            self.look_at_fill();
         }
         self.look_at_nodes();
         next_change

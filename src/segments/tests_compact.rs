@@ -262,6 +262,52 @@ fn readers_never_fail_while_segments_go_away() {
     assert!(close_and_check(store, &directory).is_sound());
 }
 
+#[test]
+fn what_is_removed_or_restored_while_its_segment_is_compacted_stays_so() {
+    let directory = directory();
+    let store = new_store(&directory, SEGMENT);
+    fill(&store, 12);
+    for serial in 1..=5 {
+        purge(&store, serial);
+    }
+    remove(&store, 6);
+    remove(&store, 7);
+    // Each is done by another thread, and done, before the compaction takes its next step.
+    let (at, steps) = std::sync::mpsc::channel();
+    let (go, is_done) = std::sync::mpsc::channel();
+    *lock(&store.on_step) = Some(Step(Box::new(move |name| {
+        at.send(name).unwrap();
+        is_done.recv().unwrap();
+    })));
+    std::thread::scope(|scope| {
+        let compaction = scope.spawn(|| compact_all(&store));
+        let mut seen = Vec::new();
+        while !compaction.is_finished() {
+            let Ok(name) = steps.recv_timeout(Duration::from_millis(10)) else { continue };
+            match name {
+                _ if seen.contains(&name) => {}
+                "chunks are written" => remove(&store, 8),
+                "trash is written" => assert!(restore(&store, 6) && restore(&store, 7)),
+                "all is copied" => remove(&store, 9),
+                _ => {}
+            }
+            seen.push(name);
+            go.send(()).unwrap();
+        }
+        assert!(seen.contains(&"trash is written") && seen.contains(&"it is gone"), "{seen:?}");
+    });
+    *lock(&store.on_step) = None;
+    assert_eq!(serials(&store.holdings(ALL, 99)), [6, 7, 10, 11, 12]);
+    assert_eq!(serials(&store.trash(ALL, 99)), [8, 9]);
+    assert!(close_and_check(store, &directory).is_sound());
+    for number in 1..=9 {
+        let _ = std::fs::remove_file(directory.path().join(format!("segments/{number:08}.hint")));
+    }
+    let (store, _) = open(directory.path(), SEGMENT);
+    assert_eq!(serials(&store.holdings(ALL, 99)), [6, 7, 10, 11, 12]);
+    assert!(restore(&store, 8) && restore(&store, 9));
+}
+
 /// Copies a store's directory, as a crash at this moment would leave it.
 fn copy_directory(from: &Path) -> TempDir {
     let copy = directory();

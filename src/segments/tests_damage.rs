@@ -345,6 +345,10 @@ fn a_full_disk_refuses_the_write_and_leaves_nothing_visible() {
     assert!(matches!(get(&store, &chunk(1, &bytes)), Err(StoreError::NotFound(_))));
     let full = lock(&store.state).open.pop().unwrap();
     assert_eq!((full.in_flight, full.unsynced), (0, 0));
+    // A part of it may stand there whole: so a start must look, and no tombstone go meanwhile.
+    assert!(full.is_doubtful);
+    let known: Vec<_> = store.index().remains.of(Serial(1)).map(|(place, _)| place).collect();
+    assert_eq!(known, [format::Place { segment: 2, offset: FIRST_RECORD_AT as u32 }]);
     // With room again the same serials are taken.
     put(&store, &[chunk(1, &bytes), chunk(2, b"x")]);
     assert_eq!(close_and_check(store, &directory).chunks.len(), 2);

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::catalog::{
-    Catalog, Condition, Confirmation, LiveNodes, Manifest, NewFile, SqliteCatalog,
+    Catalog, ChunkRecord, Condition, Confirmation, LiveNodes, Manifest, NewFile, SqliteCatalog,
 };
 use crate::clock::WallTime;
 use crate::ids::{HashAlgorithm, RequestId};
@@ -33,7 +33,8 @@ fn file(at: &str, chunks: &[u8]) -> NewFile {
 }
 
 /// A catalog with `/a/b/f` of chunks 1, 2, 1, with `/big` of 200 chunks, a replaced and a removed
-/// file, and chunk 9 that nothing refers to; each chunk has copies on nodes 1 and 2.
+/// file, chunk 9 that nothing refers to, and a chunk 4 that was condemned on node 2; each of the
+/// others has copies on nodes 1 and 2.
 fn catalog(dir: &Path) -> SqliteCatalog {
     let catalog = SqliteCatalog::create(dir, "admin", &[7; 32]).expect("made");
     catalog.create_invite(&[1; 32], 2, WallTime(u64::MAX)).expect("made");
@@ -66,6 +67,13 @@ fn catalog(dir: &Path) -> SqliteCatalog {
     assert!(answers.expect("answers").iter().all(Result::is_ok));
     let gone = "/gone".parse().expect("a good path");
     catalog.remove_entry(A, RequestId::random(), NOW, &gone, false, None, false).expect("removed");
+    // A copy of what was never confirmed elsewhere, for a chunk that is collected.
+    let record = catalog.reserve(A, 1, NOW, &[(id(4), 40)]).expect("answers").remove(0);
+    let ChunkRecord { serial, id, length, .. } = record.expect("reserved");
+    let node = NodeId(2);
+    let said = Confirmation { account: A, id, serial, length, wanted: 1, node, reason: 0 };
+    catalog.confirm_copies(&[said], NOW).expect("answers");
+    catalog.collect(Some(Serial(serial.0 - 1)), NOW, 1).expect("collected");
     catalog
 }
 
@@ -84,6 +92,7 @@ fn a_good_catalog_is_described_and_has_no_problems() {
     assert_eq!(counts, (1, 2, 2, 2));
     let counts = (report.versions, report.chunks, report.copies, report.under_copied);
     assert_eq!(counts, (4, 3, 6, 2));
+    assert_eq!(report.condemned, 1);
 }
 
 #[test]
@@ -139,7 +148,7 @@ fn a_running_main_server_is_not_looked_at() {
 }
 
 /// What is done to the tables, and what the checker must say.
-const DAMAGE: [(&str, &str); 21] = [
+const DAMAGE: [(&str, &str); 33] = [
     ("DELETE FROM chunks WHERE serial = 2", "names chunk 2, which has no record"),
     ("UPDATE chunks SET account = 2 WHERE serial = 1", "of account 2"),
     ("UPDATE chunks SET length = 11 WHERE serial = 1", "bytes, and its chunks have"),
@@ -161,6 +170,18 @@ const DAMAGE: [(&str, &str); 21] = [
     ("UPDATE entries SET parent = id WHERE name = 'a'", "does not lead to the root"),
     ("UPDATE entries SET name = '..' WHERE name = 'f'", "has a bad name"),
     ("UPDATE versions SET ended_at = 1", "not its own current one"),
+    ("UPDATE versions SET ended_at = NULL", "has not ended, and is no file's"),
+    ("UPDATE versions SET is_ending = 1 WHERE ended_at IS NULL", "and has not ended"),
+    ("UPDATE versions SET is_ending = 1", "the removed file"),
+    ("UPDATE nodes SET standing = 7 WHERE id = 1", "node 1 has the standing 7"),
+    ("DELETE FROM condemned", "counts 1 condemned copies, and there are 0"),
+    ("UPDATE catalog SET unknown = 1", "counts 1 unknown condemned copies, and there are 0"),
+    ("UPDATE condemned SET node = 9", "on a node that never joined"),
+    ("UPDATE condemned SET why = 4", "has no reason"),
+    ("UPDATE condemned SET serial = 999999999999999", "never given out"),
+    ("UPDATE condemned SET serial = 1", "counts, too"),
+    ("UPDATE condemned SET serial = 1", "which is there"),
+    ("DELETE FROM nodes WHERE id = 2", "never joined"),
 ];
 
 #[test]

@@ -2,10 +2,12 @@
 
 mod chunks;
 mod commits;
+mod deleting;
 mod journal;
 mod names;
 mod nodes;
 mod property;
+mod restoring;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,6 +1,7 @@
 //! Chunks and their copies.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rusqlite::Connection;
 
@@ -57,10 +58,11 @@ pub(super) fn confirm_copies(
     let mut answers = Vec::with_capacity(confirmations.len());
     for confirmation in confirmations {
         let node = confirmation.node;
-        if !known.contains_key(&node) {
-            known.insert(node, check_can_hold(&books.conn, node)?);
-        }
-        answers.push(match &known[&node] {
+        let can_hold = match known.entry(node) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(check_can_hold(&books.conn, node)?),
+        };
+        answers.push(match can_hold {
             Ok(()) => confirm(books, confirmation, lease_until)?,
             Err(refusal) => Err(refusal.clone()),
         });

@@ -210,6 +210,57 @@ fn a_number_that_was_lost_in_a_kill_is_never_given_out_again() {
 }
 
 #[test]
+fn a_long_version_that_is_ended_in_parts_survives_a_kill_between_them() {
+    let (dir, catalog) = new();
+    catalog.create_invite(&[1; 32], 1, WallTime(u64::MAX)).expect("made");
+    let node = catalog.join_node(&[1; 32], &[1; 32], NOW).expect("joined");
+    let ChunkRecord { serial, id, length, .. } = reserve(&catalog, 1);
+    let said = Confirmation { account: A, id, serial, length, wanted: 1, node, reason: 1 };
+    catalog.confirm_copies(&[said], NOW).expect("answers");
+    let upload = RequestId::random();
+    for part in 0..3 {
+        catalog.stage_part(A, upload, part, &[id; MAX_PART_CHUNKS], NOW).expect("staged");
+    }
+    let file = NewFile {
+        path: path("/long"),
+        manifest: Manifest::Staged { upload, parts: 3 },
+        copies: 1,
+        mtime_ms: 0,
+        executable: false,
+        condition: Condition::Any,
+        parents: false,
+    };
+    let live = LiveNodes::from([node]);
+    let answers = catalog.commit_files(A, RequestId::random(), NOW, &live, &[file]);
+    answers.expect("answers").remove(0).expect("committed");
+    let removed =
+        catalog.remove_entry(A, RequestId::random(), NOW, &path("/long"), false, None, false);
+    removed.expect("removed");
+    let later = WallTime(NOW.0 + 1);
+    for steps in 1..=3 {
+        let ended = catalog.expire_versions(later, later, 1).expect("a step");
+        assert_eq!((ended.next.is_some(), ended.chunks), (steps < 3, u64::from(steps == 3)));
+        let killed = killed_copy(dir.path());
+        assert_eq!(check::check(killed.path()).expect("checked").problems, [""; 0]);
+        let again = SqliteCatalog::open(killed.path()).expect("opened");
+        let rest = again.expire_versions(later, later, usize::MAX).expect("ended");
+        assert_eq!((rest.next, rest.chunks), (None, u64::from(steps < 3)));
+        assert_eq!(again.condemned_totals().expect("sums").copies, 1);
+    }
+}
+
+#[test]
+fn the_moment_of_the_last_durable_commit_is_known() {
+    let (_dir, catalog) = new();
+    let before = std::time::Instant::now();
+    make(&catalog, "/d");
+    let first = catalog.last_commit().expect("there was one");
+    assert!(first >= before);
+    catalog.sync().expect("synced");
+    assert_eq!(catalog.last_commit(), Some(first), "nothing was written");
+}
+
+#[test]
 fn the_cluster_keeps_its_identity() {
     let (dir, catalog) = new();
     let (cluster, secret) = catalog.identity();

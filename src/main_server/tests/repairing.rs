@@ -17,7 +17,7 @@ pub(super) fn stored(desk: &Desk, count: u32, copies: u8, chunks: u32) -> Vec<Fa
 pub(super) fn work(nodes: &mut [FakeNode]) -> usize {
     let mut done = 0;
     for at in 0..nodes.len() {
-        for order in nodes[at].heartbeat().orders.iter().cloned() {
+        for order in nodes[at].heartbeat().orders.into_vec() {
             carry_out(nodes, at, &order);
             done += 1;
         }
@@ -113,9 +113,9 @@ fn a_dead_nodes_chunks_are_copied_and_all_numbers_fall_to_nothing() {
 #[test]
 fn a_chunk_down_to_one_copy_gets_a_second_at_once() {
     let desk = Desk::new(SHORT);
-    let mut nodes = stored(&desk, 4, 2, 8);
+    let mut nodes = stored(&desk, 4, 2, 16);
     let mut silent = nodes.remove(0);
-    let single = (1..=8).filter(|&number| copies_on(&desk, number, &nodes) == 1).count() as u64;
+    let single = (1..=16).filter(|&number| copies_on(&desk, number, &nodes) == 1).count() as u64;
     assert!(single > 0);
     cut(&desk, &mut silent);
     until("it is seen", || status(&desk).single_copy_chunks == single);
@@ -186,19 +186,50 @@ fn a_main_server_that_starts_gives_nodes_time_to_come_back() {
 }
 
 #[test]
+fn what_was_read_lately_is_repaired_first_and_no_faster_than_a_person_allows() {
+    let key = Secret::random();
+    let catalog = Arc::new(MemoryCatalog::new("admin", &key.fingerprint()));
+    let repair_speed = RepairSpeed::BytesPerSecond(1);
+    let desk =
+        Desk::with(catalog, key, Config { heartbeat: SHORT, repair_speed, ..Config::default() });
+    let mut nodes = stored(&desk, 4, 2, 16);
+    let mut dead = nodes.remove(0);
+    let single = (1..=16).rev().find(|&number| copies_on(&desk, number, &nodes) == 1);
+    let single = single.expect("one of sixteen");
+    let file = OpenFile { path: format!("/{single}"), version: None, from: 0 };
+    desk.client().call(&Open { files: vec![file].into(), explain: false }).expect("it is there");
+    cut(&desk, &mut dead);
+    until("an order was given", || orders(&desk) == 1);
+    let given = |nodes: &mut [FakeNode]| -> Vec<ChunkId> {
+        let orders = |node: &mut FakeNode| {
+            let orders = node.heartbeat().orders;
+            orders.iter().map(|order| node.claims(&order.token).id).collect::<Vec<_>>()
+        };
+        nodes.iter_mut().flat_map(orders).collect()
+    };
+    assert_eq!(given(&mut nodes), [id(single)]);
+    assert_eq!(status(&desk).repair.limit_bytes_per_second, Some(1));
+    // Each chunk is five bytes.
+    pass(&desk, &mut nodes, 150);
+    assert_eq!(orders(&desk), 1, "after three seconds");
+    pass(&desk, &mut nodes, 110);
+    until("the next order was given", || orders(&desk) == 2);
+}
+
+#[test]
 fn a_node_that_returns_has_what_is_too_many_trimmed() {
     let desk = Desk::new(SHORT);
-    let mut nodes = stored(&desk, 4, 2, 8);
+    let mut nodes = stored(&desk, 4, 2, 16);
     let mut away = nodes.remove(0);
     cut(&desk, &mut away);
     work_until("each has two", &mut nodes, || is_well(&desk));
-    let three = (1..=8).filter(|&number| desk.record(id(number)).copies.len() == 3).count();
+    let three = (1..=16).filter(|&number| desk.record(id(number)).copies.len() == 3).count();
     assert!(three > 0);
     away.control = Some(away.dial());
     away.heartbeat();
     nodes.push(away);
     work_until("none has three", &mut nodes, || {
-        is_well(&desk) && (1..=8).all(|number| desk.record(id(number)).copies.len() == 2)
+        is_well(&desk) && (1..=16).all(|number| desk.record(id(number)).copies.len() == 2)
     });
 }
 

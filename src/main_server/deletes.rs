@@ -1,0 +1,217 @@
+//! Has nodes delete the copies that are condemned in the catalog.
+//!
+//! What is to be deleted stands in the catalog alone: here is only when each node is looked at next.
+//! So a restart forgets nothing, and an order that was lost is given anew; deleting what is gone is a
+//! success on the node.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::Main;
+use super::node::{Given, Purpose};
+use super::nodes::Nodes;
+use crate::catalog::{CatalogError, Condemned, CondemnedCopy};
+use crate::clock::Moment;
+use crate::ids::{AccountId, ChunkId, HashAlgorithm, KeyId, NodeId, Serial};
+use crate::policy::brakes::DeleteBrake;
+use crate::policy::liveness::State;
+use crate::token::{Claims, Operation};
+use crate::wire::admin::{DeleteStatus, Notice};
+use crate::wire::node_to_main::{Action, Order};
+use crate::wire::{Fault, MAX_ITEMS};
+
+/// How often a node is looked at when nothing says that there is something for it.
+const EVERY: Duration = Duration::from_secs(60);
+/// How soon a node that takes no further order is looked at again.
+const SOON: Duration = Duration::from_secs(1);
+
+/// When nodes are looked at, and what holds them back.
+#[derive(Default)]
+pub struct Deletes {
+    state: Mutex<Planned>,
+}
+
+#[derive(Default)]
+struct Planned {
+    /// When each node is looked at next; one that is not here, now.
+    next: BTreeMap<NodeId, Moment>,
+    brake: DeleteBrake,
+}
+
+/// What came of looking at a node.
+enum Ordered {
+    Nothing,
+    Given,
+    /// It takes no order now.
+    Refused,
+}
+
+impl Deletes {
+    /// The state holds no invariant across its lock that a panic could break.
+    fn lock(&self) -> MutexGuard<'_, Planned> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Nodes {
+    /// The nodes that can be told to delete something, and are not at it: alive, compared, and
+    /// obeying this main server in that.
+    fn free_to_delete(&self, now: Moment) -> Vec<NodeId> {
+        let interval = self.interval();
+        let table = self.lock();
+        let is_at_it = |given: &Given| matches!(given.purpose, Purpose::Remove { .. });
+        let free = table.nodes.values().filter(|node| {
+            node.state(interval, now) == State::Alive
+                && !node.is_unadopted
+                && !node.has_left()
+                && !node.orders.values().any(is_at_it)
+        });
+        free.map(|node| node.id).collect()
+    }
+}
+
+impl Main {
+    /// Something was condemned: every node is looked at.
+    pub(super) fn condemned(&self) {
+        self.deletes.lock().next.clear();
+        self.wake_upkeep();
+    }
+
+    /// Gives each node that is free for it an order to delete what is condemned on it, and says when
+    /// to look again.
+    pub(super) fn delete_what_is_condemned(
+        &self,
+        now: Moment,
+    ) -> Result<Option<Moment>, CatalogError> {
+        let free = self.nodes.free_to_delete(now);
+        let is_due = |planned: &Planned, node| planned.next.get(node).is_none_or(|at| *at <= now);
+        let planned = self.deletes.lock();
+        let due: Vec<NodeId> = free.iter().filter(|node| is_due(&planned, node)).copied().collect();
+        drop(planned);
+        if !due.is_empty() {
+            let lets_go = self.judge_deletes(now)?;
+            for node in due {
+                let pause = match self.order_removal(node, lets_go, now)? {
+                    // It is not free before that is done, or taken back.
+                    Ordered::Given => continue,
+                    Ordered::Refused => SOON,
+                    Ordered::Nothing => EVERY,
+                };
+                self.deletes.lock().next.insert(node, now + pause);
+            }
+        }
+        let planned = self.deletes.lock();
+        Ok(free.iter().filter_map(|node| planned.next.get(node).copied()).min())
+    }
+
+    /// True when copies with unknown serials may be deleted, too.
+    fn judge_deletes(&self, now: Moment) -> Result<bool, CatalogError> {
+        let (waiting, chunks) =
+            (self.catalog.condemned_totals()?.unknown, self.catalog.totals()?.chunks);
+        let mut planned = self.deletes.lock();
+        let was_held = planned.brake.is_held();
+        let lets_go = planned.brake.lets_go(now, chunks, waiting);
+        if !lets_go && !was_held {
+            let limit = DeleteBrake::limit(chunks);
+            log::error!("deletes held, no removal explains them copies={waiting} limit={limit}");
+        }
+        Ok(lets_go)
+    }
+
+    fn order_removal(
+        &self,
+        node: NodeId,
+        with_unknown: bool,
+        now: Moment,
+    ) -> Result<Ordered, CatalogError> {
+        // All that `condemned_on` names is condemned durably, together with the confirmations that it
+        // rests on, and can never count again: that is the catalog's contract. So whatever happens
+        // to this process, no order is out that the books do not know of.
+        let due =
+            self.catalog.condemned_on(node, None, with_unknown, self.clock.wall(), MAX_ITEMS)?;
+        if due.is_empty() {
+            return Ok(Ordered::Nothing);
+        }
+        let Some(reach) = self.nodes.reach(node) else { return Ok(Ordered::Refused) };
+        // What is purged goes first, in orders of its own.
+        let purge = due.iter().any(|copy| copy.purge);
+        let chosen: Vec<CondemnedCopy> =
+            due.into_iter().filter(|copy| copy.purge == purge).collect();
+        let unknown = chosen.iter().filter(|copy| copy.why == Condemned::Unknown).count() as u64;
+        let serials: Vec<Serial> = chosen.iter().map(|copy| copy.serial).collect();
+        let token = reach.mint(removal(node, &serials, self.nodes.expiry()));
+        let action = Action::Remove { serials: serials.clone().into(), purge };
+        let order = Order { order: self.next_order(), token, action };
+        log::debug!("deletes ordered node={node} copies={} purge={purge}", serials.len());
+        let purpose = Purpose::Remove { serials, unknown };
+        let given = Given { order, purpose, since: now, is_sent: false };
+        Ok(if self.nodes.give(node, given) { Ordered::Given } else { Ordered::Refused })
+    }
+
+    /// The node has acknowledged these orders: what they were to delete is gone there, durably.
+    pub(super) fn note_removed(&self, node: NodeId, closed: &[Given]) -> Result<(), Fault> {
+        for given in closed {
+            if let Purpose::Remove { serials, unknown } = &given.purpose {
+                let deleted = self.catalog.deleted_copies(node, serials);
+                deleted.map_err(|error| self.fault(error))?;
+                log::info!("copies deleted node={node} count={}", serials.len());
+                let mut planned = self.deletes.lock();
+                planned.brake.done(self.clock.now(), *unknown);
+                planned.next.remove(&node);
+            }
+        }
+        Ok(())
+    }
+
+    /// A person lets the deletes go that nobody's removal explains.
+    pub(super) fn adopt_deletes(&self) -> Result<(), CatalogError> {
+        let waiting = self.catalog.condemned_totals()?.unknown;
+        self.deletes.lock().brake.release(waiting);
+        log::warn!("unexplained deletes adopted copies={waiting}");
+        self.condemned();
+        Ok(())
+    }
+
+    /// What is on its way to be deleted.
+    pub(super) fn delete_status(&self) -> Result<DeleteStatus, CatalogError> {
+        let totals = self.catalog.condemned_totals()?;
+        let table = self.nodes.lock();
+        let there = table.nodes.values().filter(|node| !node.has_left());
+        let trash_bytes = there.map(|node| node.room.reported().trash_bytes).sum();
+        let (condemned_copies, unexplained_copies) = (totals.copies, totals.unknown);
+        Ok(DeleteStatus { condemned_copies, unexplained_copies, trash_bytes })
+    }
+
+    pub(super) fn deletes_notice(&self) -> Result<Option<Notice>, CatalogError> {
+        if !self.deletes.lock().brake.is_held() {
+            return Ok(None);
+        }
+        let (waiting, chunks) =
+            (self.catalog.condemned_totals()?.unknown, self.catalog.totals()?.chunks);
+        let message = format!(
+            "nodes hold {waiting} copies that the main server knows nothing of, more than the {} that \
+             are deleted in an hour without asking; they are kept. If they are of no use, type: p2pdfs \
+             admin adopt deletes",
+            DeleteBrake::limit(chunks)
+        );
+        Ok(Some(Notice { code: "deletes_held".to_string(), message }))
+    }
+}
+
+/// What a token says that lets a node delete these copies.
+fn removal(node: NodeId, serials: &[Serial], expires: crate::clock::WallTime) -> Claims {
+    let bytes: Vec<u8> = serials.iter().flat_map(|serial| serial.0.to_be_bytes()).collect();
+    Claims {
+        key: KeyId(0),
+        operation: Operation::Remove,
+        node,
+        id: ChunkId::of(HashAlgorithm::Blake3, &bytes),
+        serial: serials.first().copied().unwrap_or(Serial(0)),
+        length: bytes.len() as u32,
+        account: AccountId(0),
+        wanted: 0,
+        reason: 0,
+        expires,
+    }
+}
