@@ -222,7 +222,7 @@ fn recovers_after_a_cut(
     cluster.try_start_main_as(command).map_err(|said| format!("nothing is recovered: {said}"))?;
     let settings = cluster.main_dir().join("client.toml");
     std::fs::copy(settings, cluster.path().join("client.toml")).expect("new settings");
-    let back = cluster.cli().run(&["--wait", "5", "cat", "/file"]);
+    let back = cluster.cli().run(&["--patience", "5", "cat", "/file"]);
     match back.code {
         Some(0) if back.stdout == content => Ok(()),
         Some(0) => Err("other bytes".to_string()),

@@ -252,3 +252,116 @@ impl Progress {
         keepers.iter().filter(has_most).copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::node_to_main::KeptGeneration;
+
+    const NOW: WallTime = WallTime(1_800_000_000_000);
+
+    fn kept(kept: &[(u64, u64)]) -> Follow {
+        let kept = kept.iter().map(|&(generation, bytes)| KeptGeneration { generation, bytes });
+        Follow { kept: kept.collect(), failed: None }
+    }
+
+    /// A generation whose snapshot ends at byte 100 with piece 2.
+    fn begun() -> Progress {
+        let mut progress = Progress::default();
+        progress.begin(1, 88, Instant::now(), NOW);
+        progress.grew(1, 100, 2, true);
+        progress
+    }
+
+    #[test]
+    fn a_change_is_safe_once_two_nodes_have_it_with_the_snapshot() {
+        let (mut progress, now) = (begun(), Instant::now());
+        progress.grew(1, 150, 3, false);
+        progress.bounded(now, WallTime(NOW.0 + 1));
+        assert_eq!(progress.safe(), (0, 0, WallTime(0)));
+        progress.heard(NodeId(1), &kept(&[(1, 150)]), now);
+        progress.heard(NodeId(2), &kept(&[(1, 99)]), now);
+        assert_eq!(progress.safe(), (0, 0, WallTime(0)), "one lacks the end of the snapshot");
+        assert!(progress.unsafe_since().is_some());
+        progress.heard(NodeId(2), &kept(&[(1, 149)]), now);
+        assert_eq!(progress.safe(), (1, 2, NOW));
+        progress.heard(NodeId(3), &kept(&[(1, 150)]), now);
+        assert_eq!(progress.safe(), (1, 3, WallTime(NOW.0 + 1)));
+        assert_eq!(progress.unsafe_since(), None);
+    }
+
+    #[test]
+    fn a_generation_ends_only_when_the_next_one_is_on_enough_nodes() {
+        let (mut progress, now) = (begun(), Instant::now());
+        for node in [1, 2] {
+            progress.heard(NodeId(node), &kept(&[(1, 100)]), now);
+        }
+        assert_eq!((progress.settle(2), progress.settle(2)), (Some(1), None));
+        progress.begin(2, 88, now, NOW);
+        progress.grew(1, 120, 3, false);
+        progress.grew(2, 108, 1, false);
+        progress.bounded(now, NOW);
+        // Safe by the old one, while the snapshot of the new one is being written.
+        for node in [1, 2] {
+            progress.heard(NodeId(node), &kept(&[(1, 120), (2, 108)]), now);
+        }
+        assert_eq!((progress.safe(), progress.settle(2)), ((1, 3, NOW), None));
+        progress.grew(2, 200, 2, true);
+        progress.heard(NodeId(1), &kept(&[(1, 120), (2, 200)]), now);
+        assert_eq!((progress.settle(2), progress.settle(1)), (None, Some(2)));
+        assert_eq!(progress.nothing().keep_from, 2);
+    }
+
+    #[test]
+    fn what_was_not_safe_in_a_generation_that_ended_is_so_with_the_next_ones_snapshot() {
+        let (mut progress, now) = (begun(), Instant::now());
+        progress.grew(1, 150, 3, false);
+        progress.bounded(now, NOW);
+        progress.end_all();
+        progress.begin(2, 88, now, NOW);
+        for node in [1, 2] {
+            progress.heard(NodeId(node), &kept(&[(1, 150), (2, 88)]), now);
+        }
+        assert!(progress.unsafe_since().is_some());
+        progress.grew(2, 90, 1, true);
+        for node in [1, 2] {
+            progress.heard(NodeId(node), &kept(&[(2, 90)]), now);
+        }
+        assert_eq!((progress.safe(), progress.unsafe_since()), ((2, 1, NOW), None));
+    }
+
+    #[test]
+    fn a_keeper_is_sent_what_it_lacks_and_told_to_cut_off_what_is_not_ours() {
+        let (mut progress, now) = (begun(), Instant::now());
+        let next = |progress: &mut Progress, has: &[(u64, u64)]| {
+            progress.heard(NodeId(1), &kept(has), now);
+            let (reply, bytes) = progress.next_part(NodeId(1), now)?;
+            Some((reply.generation, reply.offset, bytes))
+        };
+        assert_eq!(next(&mut progress, &[]), Some((1, 0, 100)));
+        assert_eq!(next(&mut progress, &[(1, 60)]), Some((1, 60, 40)));
+        assert_eq!(next(&mut progress, &[(1, 100)]), None);
+        assert_eq!(next(&mut progress, &[(1, 130)]), Some((1, 100, 0)));
+        // A new one begins: who lacks the old one's snapshot gets the new one alone.
+        progress.begin(2, 88, now, NOW);
+        assert_eq!(next(&mut progress, &[(1, 60)]), Some((2, 0, 88)));
+        progress.grew(1, 110, 3, false);
+        assert_eq!(next(&mut progress, &[(1, 100)]), Some((1, 100, 10)));
+    }
+
+    #[test]
+    fn a_keeper_that_cannot_or_does_not_get_on_is_left_alone_for_a_while() {
+        let (mut progress, now) = (begun(), Instant::now());
+        let failed = Follow { failed: Some("no space".to_string()), ..kept(&[]) };
+        progress.heard(NodeId(1), &failed, now);
+        progress.heard(NodeId(2), &kept(&[]), now);
+        assert!(progress.next_part(NodeId(2), now).is_some());
+        assert_eq!(progress.cannot(now), BTreeSet::from([NodeId(1)]));
+        let later = now + PATIENCE + Duration::from_secs(1);
+        assert_eq!(progress.cannot(later), BTreeSet::from([NodeId(1), NodeId(2)]));
+        progress.forgive(NodeId(1));
+        assert_eq!(progress.cannot(later), BTreeSet::from([NodeId(2)]));
+        progress.retain(&[]);
+        assert_eq!(progress.cannot(later + LEFT_ALONE), BTreeSet::new());
+    }
+}
