@@ -31,7 +31,7 @@ pub struct NodeConfig {
     /// it has copies made elsewhere.
     pub back_in: Duration,
     pub scrub: ScrubConfig,
-    /// A segment file gets no chunk that would make it longer, unless it would be its only one.
+    /// The size of the files that chunks are kept in.
     pub segment_bytes: u64,
     /// How long a removed chunk can be restored for sure.
     pub trash_hold: Duration,

@@ -79,7 +79,7 @@ fn on_a_full_disk_removing_still_works_and_makes_room() {
     let Some(disk) = Tmpfs::new("size=24M") else { return };
     let setup = Setup::new(1).nodes_in(&disk.path()).space("1G");
     let setup = setup.main_args(&["--keep-removed", "1ms", "--collect-every", "300ms"]);
-    let mut cluster = setup.node_args(&["--segment-size", "4M", "--trash-hold", "1ms"]).start();
+    let mut cluster = setup.node_args(&["--segment", "4M", "--trash-hold", "1ms"]).start();
     let cli = cluster.cli();
     let put = |path: &str, seed| {
         let content = bytes(seed, 3 << 20);

@@ -16,7 +16,7 @@ const NODES: usize = 3;
 /// Removed files go at once.
 const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
 /// Segments of this size are full soon, and compacted soon; and nothing is kept as trash.
-const SMALL: [&str; 4] = ["--segment-size", "2M", "--trash-hold", "1ms"];
+const SMALL: [&str; 4] = ["--segment", "2M", "--trash-hold", "1ms"];
 
 /// Names a sync that the programs leave out.
 const LEAVE_OUT: &str = "P2PDFS_LEAVE_OUT_SYNC";

@@ -197,7 +197,7 @@ fn where_no_node_has_room_a_file_stays_readable_and_visibly_under_copied() {
 fn removed_files_free_their_space_in_the_end() {
     let setup = Setup::new(2).space("64M").main_args(&["--keep-removed", "1ms"]);
     let setup = setup.main_args(&["--collect-every", "300ms"]);
-    let mut cluster = setup.node_args(&["--segment-size", "4M", "--trash-hold", "1ms"]).start();
+    let mut cluster = setup.node_args(&["--segment", "4M", "--trash-hold", "1ms"]).start();
     let mut random = Random::new(7);
     // Several times what the nodes can hold together.
     for round in 0..8 {

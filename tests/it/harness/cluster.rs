@@ -382,6 +382,7 @@ impl TestCluster {
         }
         if let Some(mut main) = self.main.take() {
             let status = main.stop();
+            self.earlier.push(main.log());
             assert!(status.success(), "the main server ended with {status}:\n{}", main.said());
         }
     }
@@ -390,6 +391,7 @@ impl TestCluster {
     pub fn stop_node(&mut self, index: usize) {
         if let Some(mut node) = self.nodes[index].process.take() {
             let status = node.stop();
+            self.earlier.push(node.log());
             assert!(status.success(), "the node ended with {status}:\n{}", node.said());
         }
     }

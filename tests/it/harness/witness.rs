@@ -98,7 +98,8 @@ impl Witness {
         for file in files {
             for chunk in &file.chunks {
                 let nodes = self.holders(chunk);
-                assert_eq!(nodes.len(), copies, "{}: a chunk is on {nodes:?}", file.path);
+                let counted = &chunk.nodes;
+                assert_eq!(nodes.len(), copies, "{}: on {nodes:?}, {counted:?}", file.path);
                 assert_eq!(chunk.nodes.len(), copies, "{}: {:?}", file.path, chunk.nodes);
             }
         }
