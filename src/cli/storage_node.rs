@@ -113,6 +113,9 @@ struct Run {
     /// given, and 1s with `--scrub-rate unlimited`
     #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_SCRUB_EVERY", value_parser = span::parse)]
     scrub_every: Option<Duration>,
+    /// The size of the files that chunks are kept in, as in 64M: space is freed a file at a time
+    #[arg(long, value_name = "SIZE", env = "P2PDFS_NODE_SEGMENT", default_value = "256M")]
+    segment: ByteSize,
     /// How long removed chunks are kept for sure, so that they can be brought back; after that, until
     /// their space is needed
     #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_TRASH_HOLD", default_value = "1h",
@@ -240,6 +243,7 @@ fn config(flags: Run) -> Result<NodeConfig, Failure> {
         invite: invite(flags.invite_file.as_deref())?,
         insecure_plaintext: flags.insecure_plaintext,
         scrub: scrub(flags.scrub_rate, flags.scrub_every),
+        segment_bytes: flags.segment.0.clamp(64 << 10, 1 << 30),
         trash_hold: flags.trash_hold,
         back_in: flags.back_in,
         limits: NodeLimits { connections, ..NodeLimits::default() },

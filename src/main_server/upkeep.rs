@@ -123,7 +123,11 @@ impl Main {
             }
         }
         let counting = self.nodes.view(true).counting();
-        let turn = self.silence().note(&changes, counting, self.nodes.interval(), now);
+        let interval = self.nodes.interval();
+        let mut silence = self.silence();
+        let turn = silence.note(&changes, counting, interval, now);
+        let next_doubt = silence.next_change(interval);
+        drop(silence);
         match turn {
             Some(Turn::Began) => log::error!("many nodes fell silent together, repair waits"),
             Some(Turn::Ended) => log::info!("enough nodes are there, repair goes on"),
@@ -134,7 +138,7 @@ impl Main {
             self.look_at_fill();
         }
         self.look_at_nodes();
-        next_change
+        next_change.into_iter().chain(next_doubt).min()
     }
 
     /// Judges by the nodes as they are now. Chunks are surveyed anew when something has changed.
@@ -155,7 +159,7 @@ impl Main {
 
     /// The nodes as they are now, or as they are to be taken while nobody is given up.
     pub(super) fn view(&self) -> View {
-        let is_patient = self.grace().is_some() || self.silence().is_doubted();
+        let is_patient = self.grace().is_some() || self.silence().is_patient();
         self.nodes.view(is_patient)
     }
 

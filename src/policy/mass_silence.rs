@@ -11,6 +11,8 @@ use crate::policy::liveness::State;
 
 /// Fewer than these are never many.
 pub const AT_LEAST: usize = 2;
+/// When more than one in so many fall silent together, it may be the beginning of more.
+const MANY_MAY_FOLLOW: usize = 10;
 
 /// What a look at the nodes has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct MassSilence {
     /// last moments.
     fallen: BTreeMap<NodeId, Moment>,
     since: Option<Moment>,
+    /// Too many fell silent in the last moments to act on it before it is clear whether it is all.
+    hesitates: bool,
 }
 
 impl MassSilence {
@@ -42,7 +46,7 @@ impl MassSilence {
         let fallen: BTreeMap<NodeId, Moment> =
             expected.into_iter().map(|node| (node, now)).collect();
         let since = (fallen.len() >= AT_LEAST).then_some(now);
-        MassSilence { fallen, since }
+        MassSilence { fallen, since, hesitates: false }
     }
 
     /// Takes in the nodes whose state changed, with what it was and what it is, and how many count
@@ -71,7 +75,10 @@ impl MassSilence {
             // so are found out within two.
             self.fallen.retain(|_, at| now.since(*at) < interval * 2);
         }
-        self.turn(counting, now)
+        let turn = self.turn(counting, now);
+        let fallen = self.fallen.len();
+        self.hesitates = fallen >= AT_LEAST && fallen * MANY_MAY_FOLLOW > counting + fallen;
+        turn
     }
 
     /// A node was struck off: nobody waits for it.
@@ -82,12 +89,25 @@ impl MassSilence {
     /// A person said that the nodes are really gone.
     pub fn adopt(&mut self) {
         self.fallen.clear();
-        self.since = None;
+        (self.since, self.hesitates) = (None, false);
     }
 
-    /// True while nothing is to be done on the strength of silence.
+    /// True while the main server doubts itself: a person should know.
     pub fn is_doubted(&self) -> bool {
         self.since.is_some()
+    }
+
+    /// True while nothing is to be done on the strength of silence: there is doubt, or so many fell
+    /// silent just now that there soon may be. Nodes behind a cut fall silent one after the other,
+    /// as their heartbeats come due; without this, much would be copied before the last of them.
+    pub fn is_patient(&self) -> bool {
+        self.is_doubted() || self.hesitates
+    }
+
+    /// When `note` is to be called again though no state changes, if it is.
+    pub fn next_change(&self, interval: Duration) -> Option<Moment> {
+        let is_open = self.hesitates && !self.is_doubted();
+        self.fallen.values().min().filter(|_| is_open).map(|at| *at + interval * 2)
     }
 
     /// Since when there is doubt.
@@ -151,6 +171,7 @@ mod tests {
         let mut silence = settled();
         let third = changes(&nodes(1..=3), State::Alive, State::Suspect);
         assert_eq!(silence.note(&third, 6, INTERVAL, Moment(100)), None);
+        assert!(silence.is_patient() && !silence.is_doubted(), "more may follow");
         let fourth = changes(&nodes(4..=4), State::Alive, State::Suspect);
         assert_eq!(silence.note(&fourth, 5, INTERVAL, Moment(5000)), Some(Turn::Began));
         // Neither time nor death ends it.
@@ -171,7 +192,20 @@ mod tests {
             let fell = changes(&[NodeId(node)], State::Alive, State::Suspect);
             let now = Moment(100 + at * 1000);
             assert_eq!(silence.note(&fell, 9 - node as usize, INTERVAL, now), None);
+            assert!(!silence.is_patient());
         }
+    }
+
+    #[test]
+    fn a_silence_that_does_not_spread_is_acted_on_soon() {
+        let mut silence = settled();
+        let two = changes(&nodes(1..=2), State::Alive, State::Suspect);
+        assert_eq!(silence.note(&two, 7, INTERVAL, Moment(100)), None);
+        assert!(silence.is_patient());
+        assert_eq!(silence.next_change(INTERVAL), Some(Moment(10_100)));
+        assert_eq!(silence.note(&[], 7, INTERVAL, Moment(10_100)), None);
+        assert!(!silence.is_patient());
+        assert_eq!(silence.next_change(INTERVAL), None);
     }
 
     #[test]

@@ -9,3 +9,5 @@ pub mod placement;
 pub mod queue;
 pub mod rebalance;
 pub mod repair;
+#[cfg(test)]
+mod simulation;

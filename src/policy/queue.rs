@@ -58,7 +58,7 @@ struct Known {
 }
 
 /// The queue. Each chunk that `next_batch` hands out is in the hands of the caller until it is put
-/// back by one of `forget`, `wait`, `block`, `later` and `close`.
+/// back by one of `forget`, `wait`, `block`, `put_back`, `later` and `close`.
 #[derive(Debug)]
 pub struct Queue {
     capacity: usize,
@@ -189,6 +189,11 @@ impl Queue {
             known.sources = sources.to_vec();
         }
         self.put_task(task, Place::Blocked);
+    }
+
+    /// It was not judged after all: there is no time or no bandwidth for it now.
+    pub fn put_back(&mut self, task: Task) {
+        self.put_task(task, Place::Ready);
     }
 
     /// Until a moment.

@@ -31,6 +31,8 @@ pub struct NodeConfig {
     /// it has copies made elsewhere.
     pub back_in: Duration,
     pub scrub: ScrubConfig,
+    /// The size of the files that chunks are kept in.
+    pub segment_bytes: u64,
     /// How long a removed chunk can be restored for sure.
     pub trash_hold: Duration,
     pub limits: NodeLimits,
@@ -78,6 +80,7 @@ impl NodeConfig {
             insecure_plaintext: false,
             back_in: Duration::from_secs(600),
             scrub: ScrubConfig::default(),
+            segment_bytes: 256 << 20,
             trash_hold: Duration::from_secs(3600),
             limits: NodeLimits::default(),
             clock: Clock::system(),

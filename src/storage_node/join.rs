@@ -65,6 +65,7 @@ pub(super) fn open_store(
 
 fn options(config: &NodeConfig, space_bytes: u64) -> StoreOptions {
     StoreOptions {
+        segment_bytes: config.segment_bytes,
         trash_hold: config.trash_hold,
         clock: config.clock.clone(),
         ..StoreOptions::offering(space_bytes)

@@ -20,17 +20,17 @@ fn two_nodes() -> (Desk, [FakeNode; 2]) {
     desk.store(2, id(0), &mut nodes);
     ok(&desk.commit("/both", 2, &[id(0)]));
     let mut number = 1;
-    for at in 0..2 {
+    for node in &mut nodes {
         // Where a single copy goes is drawn.
         let place = loop {
             let place = desk.place(1, id(number));
-            if place.node == nodes[at].id {
+            if place.node == node.id {
                 break place;
             }
             number += 1;
         };
-        nodes[at].stored(&place.token).expect("it counts");
-        ok(&desk.commit(&format!("/{}", nodes[at].id), 1, &[id(number)]));
+        node.stored(&place.token).expect("it counts");
+        ok(&desk.commit(&format!("/{}", node.id), 1, &[id(number)]));
         number += 1;
     }
     (desk, nodes)

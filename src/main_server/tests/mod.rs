@@ -98,9 +98,12 @@ impl Desk {
 
     /// A start of a main server on these books.
     fn on(catalog: Arc<MemoryCatalog>, key: Secret, heartbeat: Duration) -> Desk {
+        Desk::with(catalog, key, Config { heartbeat, ..Config::default() })
+    }
+
+    fn with(catalog: Arc<MemoryCatalog>, key: Secret, config: Config) -> Desk {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let clock = Clock::manual(NOW);
-        let config = Config { heartbeat, ..Config::default() };
         let server = MainServer::start(config, catalog.clone(), listener, clock.clone());
         Desk { server: server.expect("a start"), catalog, clock, key }
     }

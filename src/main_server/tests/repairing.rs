@@ -17,7 +17,7 @@ pub(super) fn stored(desk: &Desk, count: u32, copies: u8, chunks: u32) -> Vec<Fa
 pub(super) fn work(nodes: &mut [FakeNode]) -> usize {
     let mut done = 0;
     for at in 0..nodes.len() {
-        for order in nodes[at].heartbeat().orders.iter().cloned() {
+        for order in nodes[at].heartbeat().orders.into_vec() {
             carry_out(nodes, at, &order);
             done += 1;
         }
@@ -183,6 +183,37 @@ fn a_main_server_that_starts_gives_nodes_time_to_come_back() {
     assert_eq!((desk.state(&missing).as_str(), orders(&desk)), ("suspect", 0));
     pass(&desk, &mut nodes, DEAD_AFTER - SUSPECT_AFTER);
     work_until("all copies are made", &mut nodes, || is_well(&desk));
+}
+
+#[test]
+fn what_was_read_lately_is_repaired_first_and_no_faster_than_a_person_allows() {
+    let key = Secret::random();
+    let catalog = Arc::new(MemoryCatalog::new("admin", &key.fingerprint()));
+    let repair_speed = RepairSpeed::BytesPerSecond(1);
+    let desk =
+        Desk::with(catalog, key, Config { heartbeat: SHORT, repair_speed, ..Config::default() });
+    let mut nodes = stored(&desk, 4, 2, 16);
+    let mut dead = nodes.remove(0);
+    let single = (1..=16).rev().find(|&number| copies_on(&desk, number, &nodes) == 1);
+    let single = single.expect("one of sixteen");
+    let file = OpenFile { path: format!("/{single}"), version: None, from: 0 };
+    desk.client().call(&Open { files: vec![file].into(), explain: false }).expect("it is there");
+    cut(&desk, &mut dead);
+    until("an order was given", || orders(&desk) == 1);
+    let given = |nodes: &mut [FakeNode]| -> Vec<ChunkId> {
+        let orders = |node: &mut FakeNode| {
+            let orders = node.heartbeat().orders;
+            orders.iter().map(|order| node.claims(&order.token).id).collect::<Vec<_>>()
+        };
+        nodes.iter_mut().flat_map(orders).collect()
+    };
+    assert_eq!(given(&mut nodes), [id(single)]);
+    assert_eq!(status(&desk).repair.limit_bytes_per_second, Some(1));
+    // Each chunk is five bytes.
+    pass(&desk, &mut nodes, 150);
+    assert_eq!(orders(&desk), 1, "after three seconds");
+    pass(&desk, &mut nodes, 110);
+    until("the next order was given", || orders(&desk) == 2);
 }
 
 #[test]

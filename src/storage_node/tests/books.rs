@@ -108,6 +108,8 @@ pub struct Books {
     pub orders: Vec<(NodeId, Order)>,
     /// Keys to announce in the next heartbeat.
     pub announce: Vec<KeyId>,
+    /// Heartbeats of each node: what is held back of an earlier one, it does not hear any more.
+    pub beats: HashMap<NodeId, u64>,
     /// What `add_me` says of this main server.
     pub is_adopted: bool,
     /// The next heartbeat is answered with this.
@@ -151,6 +153,7 @@ impl Books {
             stored_fault: None,
             orders: Vec::new(),
             announce: Vec::new(),
+            beats: HashMap::new(),
             is_adopted: true,
             heartbeat_fault: None,
             add_me_fault: None,

@@ -2,10 +2,11 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use crate::ids::Serial;
 use crate::segments::check;
-use crate::storage_node::{Node, NodeConfig};
+use crate::storage_node::{Node, NodeConfig, ScrubConfig, ScrubRate};
 use crate::token::Operation;
 use crate::wire::FaultCode;
 use crate::wire::node_to_main::{Action, Order};
@@ -15,14 +16,19 @@ use super::talk::*;
 
 /// Restarts the node, and flips a bit of a segment under it, `at` bytes into the chunk's record: a
 /// start would find the damage by itself.
-fn restart_and_flip(node: Running, serial: u64, at: u64, space_bytes: Option<u64>) -> Running {
+fn restart_and_flip(
+    node: Running,
+    serial: u64,
+    at: u64,
+    change: impl FnOnce(&mut NodeConfig),
+) -> Running {
     let Running { directory, node } = node;
     node.stop();
     let report = check::check(directory.path()).unwrap();
     let chunk = report.chunk(Serial(serial)).unwrap();
     let path = directory.path().join("segments").join(format!("{:08}.seg", chunk.segment));
     let mut config = NodeConfig::new(directory.path());
-    config.space_bytes = space_bytes;
+    change(&mut config);
     let node = Node::start(config).unwrap();
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
@@ -39,7 +45,7 @@ fn a_damaged_copy_is_never_served_and_is_reported_lost_once() {
     let bytes = vec![9; 200_000];
     store(&main, &node.node, 1, &bytes).unwrap();
     store(&main, &node.node, 2, b"whole").unwrap();
-    let node = restart_and_flip(node, 1, 150_000, None);
+    let node = restart_and_flip(node, 1, 150_000, |_| {});
     let fault = fetch(&main, &node.node, 1, &bytes).unwrap_err();
     assert_eq!(fault.code, FaultCode::Damaged);
     main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
@@ -59,11 +65,41 @@ fn a_damaged_copy_for_whose_new_one_there_is_no_room_is_reported_lost() {
     let number = node.number();
     let bytes = vec![9; 200_000];
     store(&main, &node.node, 1, &bytes).unwrap();
-    let node = restart_and_flip(node, 1, 150_000, Some(1));
+    let node = restart_and_flip(node, 1, 150_000, |config| config.space_bytes = Some(1));
     let fault = store(&main, &node.node, 1, &bytes).unwrap_err();
     assert_eq!(fault.code, FaultCode::NoSpace);
     main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
     assert!(main.held(number).is_empty());
+}
+
+#[test]
+fn a_scrub_finds_a_damaged_copy_that_nobody_reads_and_says_how_far_it_is() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    for serial in 1..=3 {
+        store(&main, &node.node, serial, &[serial as u8; 200_000]).unwrap();
+    }
+    let node = restart_and_flip(node, 2, 150_000, |config| {
+        config.scrub = ScrubConfig { rate: ScrubRate::Unlimited, every: Duration::from_millis(10) };
+    });
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(2)] });
+    let found = |told: &Told| match told {
+        Told::Beat { damaged, scrub, .. } => {
+            *damaged == 1 && scrub.passes > 0 && scrub.total_bytes > 400_000
+        }
+        _ => false,
+    };
+    // The copies that are whole are read on and on.
+    loop {
+        main.announce(|books| books.announce.push(crate::ids::KeyId(1)));
+        if found(&main.await_told(|told| matches!(told, Told::Beat { .. }))) {
+            break;
+        }
+    }
+    assert_eq!(fetch(&main, &node.node, 1, &[1; 200_000]).unwrap(), [1; 200_000]);
+    let held: Vec<_> = node.check().chunks.iter().map(|chunk| chunk.serial.0).collect();
+    assert_eq!(held, [1, 3]);
 }
 
 #[test]
@@ -75,7 +111,7 @@ fn an_order_to_verify_finds_a_damaged_copy() {
     for serial in [1, 2] {
         store(&main, &node.node, serial, &bytes).unwrap();
     }
-    let _node = restart_and_flip(node, 1, 90_000, None);
+    let _node = restart_and_flip(node, 1, 90_000, |_| {});
     let order = |order: u64| {
         let token = main.token(Operation::Fetch, number, order, &bytes);
         (number, Order { order, token, action: Action::Verify {} })

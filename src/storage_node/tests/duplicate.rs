@@ -115,7 +115,7 @@ fn orders_to_copy_small_chunks_to_the_same_nodes_travel_together() {
     let order = |serial: u64| {
         let bytes = bytes(serial);
         // Every third goes to another node.
-        let to = if serial % 3 == 0 { c.number() } else { b.number() };
+        let to = if serial.is_multiple_of(3) { c.number() } else { b.number() };
         let targets =
             vec![Target { node: to, token: main.token(Operation::Duplicate, to, serial, &bytes) }];
         let token = main.token(Operation::Fetch, a.number(), serial, &bytes);

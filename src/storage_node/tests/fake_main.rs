@@ -302,16 +302,26 @@ impl FakeService {
             self.tell(Told::Acknowledged { node, orders });
         }
         let interval = Duration::from_secs(60);
+        let number = {
+            let beats = books.beats.entry(node).or_default();
+            *beats += 1;
+            *beats
+        };
+        self.0.changed.notify_all();
         let nothing = |books: &mut Books| {
             let has_orders = books.orders.iter().any(|(to, _)| *to == node);
             !has_orders
                 && books.announce.is_empty()
                 && books.heartbeat_fault.is_none()
                 && !books.left.contains(&node)
+                && books.beats[&node] == number
                 && !books.stopping
         };
         let waited = self.0.changed.wait_timeout_while(books, interval, nothing);
         let mut books = waited.unwrap().0;
+        if books.beats[&node] != number {
+            return Err(denied());
+        }
         if books.left.contains(&node) {
             return Err(Fault::new(FaultCode::Left, "struck off"));
         }

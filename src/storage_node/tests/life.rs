@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, WallTime};
 use crate::ids::{Incarnation, KeyId, Serial};
+use crate::segments::StoreError;
 use crate::token::{Claims, Operation};
 use crate::wire::{Fault, FaultCode};
 
@@ -162,4 +163,20 @@ fn metrics_say_what_was_stored_and_read() {
     ] {
         assert!(text.contains(line), "{line:?} is not in:\n{text}");
     }
+}
+
+/// Out of inodes, say, or over a quota: `free` is what the store believed.
+#[test]
+fn a_disk_that_takes_no_more_counts_as_full_for_a_while_though_it_seems_to_have_room() {
+    let main = FakeMain::start();
+    let clock = Clock::manual(TIME);
+    let node = join_with(&main, |config| config.clock = clock.clone());
+    let member = node.node.shared.member().unwrap();
+    let refused = |free| member.fault(&StoreError::NoSpace { needed: 100, free }).code;
+    assert_eq!(refused(99), FaultCode::NoSpace);
+    assert_ne!(member.space().free_bytes, 0, "that much was known");
+    assert_eq!(refused(1 << 20), FaultCode::NoSpace);
+    assert_eq!(member.space().free_bytes, 0);
+    clock.advance(Duration::from_secs(60));
+    assert_ne!(member.space().free_bytes, 0, "it is tried again");
 }

@@ -183,3 +183,31 @@ fn a_heartbeat_tells_trash_from_what_is_used() {
     main.await_obeyed();
     beat(|used, trash| used < 100_000 && trash > 100_000);
 }
+
+#[test]
+fn the_space_of_what_was_removed_is_free_again_while_the_node_serves() {
+    let main = FakeMain::start();
+    let node = join_with(&main, |config| config.segment_bytes = 64 << 10);
+    let number = node.number();
+    let bytes = |serial: u64| vec![serial as u8; 10_000];
+    for serial in 1..=40 {
+        store(&main, &node.node, serial, &bytes(serial)).unwrap();
+    }
+    let used = || node.node.shared.member().unwrap().store.space().used;
+    let before = used();
+    // Of each file less than half stays.
+    let gone: Vec<u64> = (1..=40).filter(|serial| *serial % 4 != 0).collect();
+    let (number, mut order) = removal(&main, number, 1, &gone, |_| {});
+    if let Action::Remove { purge, .. } = &mut order.action {
+        *purge = true;
+    }
+    main.announce(|books| books.orders.push((number, order)));
+    main.await_obeyed();
+    while used() > before / 2 {
+        await_beats(&main);
+    }
+    for serial in (1..=40).filter(|serial| *serial % 4 == 0) {
+        assert_eq!(fetch(&main, &node.node, serial, &bytes(serial)).unwrap(), bytes(serial));
+    }
+    assert!(node.check().is_sound());
+}
