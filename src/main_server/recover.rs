@@ -116,10 +116,8 @@ pub fn recover(
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&path).map_err(io("make"))?;
-    let (found, boundary) = find(recovery, &mut asked, &file).and_then(|found| {
-        let boundary = judge(recovery, &asked, &found)?;
-        Ok((found, boundary))
-    })?;
+    let (found, spoiled) = find(recovery, &mut asked, &file)?;
+    let boundary = judge(recovery, &asked, &found, spoiled)?;
     let sealing = recovery.key.sealing();
     for_each_piece(&sealing, &file, boundary, |piece| match rebuild.apply(&piece.body) {
         Ok(()) => Ok(()),
@@ -217,8 +215,13 @@ fn ask(address: &Address, recovery: &Recovery) -> Result<(Node, Option<JournalHe
     Ok((Node { name, connection, kept: reply.kept }, reply.head))
 }
 
-/// Puts together the newest generation that has a whole snapshot.
-fn find(recovery: &Recovery, asked: &mut Asked, file: &File) -> Result<Assembled, RecoverError> {
+/// Puts together the newest generation that has a whole snapshot. The second is what there is of the
+/// newest one, if that is another.
+fn find(
+    recovery: &Recovery,
+    asked: &mut Asked,
+    file: &File,
+) -> Result<(Assembled, Option<Assembled>), RecoverError> {
     let generations: BTreeSet<u64> =
         asked.nodes.values().flat_map(|node| &node.kept).map(|kept| kept.generation).collect();
     let secret = recovery.key.reading();
@@ -243,7 +246,7 @@ fn find(recovery: &Recovery, asked: &mut Asked, file: &File) -> Result<Assembled
         let found =
             assemble(&sealing, generation, &mut copies, recovery.until, file).map_err(io)?;
         if found.boundary.is_some() {
-            return Ok(found);
+            return Ok((found, newest));
         }
         log::warn!("generation {generation} of the journal has no whole snapshot");
         newest.get_or_insert(found);
@@ -272,7 +275,12 @@ fn missing(found: &Assembled, why: String) -> RecoverError {
 }
 
 /// The last piece to be taken, where nothing is missing or a person said that it is enough.
-fn judge(recovery: &Recovery, asked: &Asked, found: &Assembled) -> Result<u64, RecoverError> {
+fn judge(
+    recovery: &Recovery,
+    asked: &Asked,
+    found: &Assembled,
+    spoiled: Option<Assembled>,
+) -> Result<u64, RecoverError> {
     let boundary = found.boundary.expect("`find` gives none without");
     if recovery.until.is_some() {
         return Ok(boundary);
@@ -282,6 +290,11 @@ fn judge(recovery: &Recovery, asked: &Asked, found: &Assembled) -> Result<u64, R
     }
     match &asked.head {
         Some(head) if (head.generation, head.sequence) > (found.generation, boundary) => {
+            // Where it was is more to the point than where the one before it ends.
+            if let Some(spoiled) = spoiled.filter(|one| one.generation == head.generation) {
+                let spoiled = Assembled { boundary: Some(boundary), ..spoiled };
+                return Err(missing(&spoiled, "no node has it whole".to_string()));
+            }
             let (generation, sequence) = (head.generation, head.sequence);
             Err(missing(
                 found,

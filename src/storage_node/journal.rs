@@ -100,7 +100,8 @@ impl Keeper {
             let _ = self.wake.0.try_send(());
         }
         // Until there is a generation on two nodes, the one before is what counts.
-        if !is_adopted || head.generation == 0 || state.head.as_ref() == Some(&head) {
+        let is_more = head.generation > 0 || state.head.as_ref().is_none_or(|h| h.generation == 0);
+        if !is_adopted || !is_more || state.head.as_ref() == Some(&head) {
             return;
         }
         state.head = Some(head.clone());

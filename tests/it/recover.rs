@@ -136,15 +136,22 @@ fn journal_of(cluster: &TestCluster, index: usize) -> PathBuf {
     files.filter(|path| path.extension().is_some_and(|end| end == "journal")).max().expect("one")
 }
 
-/// Waits until three nodes have the same file, and nothing is on its way.
+/// Waits until three nodes have the same file and know of each other, and nothing is on its way.
 fn wait_all_have_all(cluster: &TestCluster) {
     cluster.wait_status("all three have the whole journal", |status| {
         let kept = |index| {
             let path = journal_of(cluster, index);
             (path.file_name().map(ToOwned::to_owned), fs::read(path).expect("its journal"))
         };
+        let knows_all = |index| {
+            let head = cluster.node_dir(index).join("journal/head.json");
+            let head = fs::read_to_string(head).unwrap_or_default();
+            let head: serde_json::Value = serde_json::from_str(&head).unwrap_or_default();
+            head["generation"] == status.journal.generation
+                && head["keepers"].as_object().is_some_and(|keepers| keepers.len() == 3)
+        };
         let is_everywhere = status.journal.keepers.len() == 3 && is_caught_up(status);
-        is_everywhere && kept(0) == kept(1) && kept(1) == kept(2)
+        is_everywhere && (0..3).all(knows_all) && kept(0) == kept(1) && kept(1) == kept(2)
     });
 }
 
@@ -192,8 +199,7 @@ fn a_piece_that_is_missing_is_named_and_never_passed_over() {
     // A key of another cluster opens nothing.
     let wrong = cluster.path().join("wrong.key");
     fs::write(&wrong, "ab".repeat(32)).expect("a place for the key");
-    let mut process =
-        Process::start("p2pdfs-main --recover", &mut recovery(&cluster, &wrong, 0, &[]));
+    let process = Process::start("p2pdfs-main --recover", &mut recovery(&cluster, &wrong, 0, &[]));
     let said = process.line_after("p2pdfs-main ready ").expect_err("it should be refused");
     assert!(said.contains("not the secret"), "{said}");
 

@@ -76,3 +76,76 @@ fn more_touches_than_are_noted_are_said_to_be_too_many() {
     assert!(!catalog.boundary().expect("a boundary").is_whole());
     assert!(catalog.boundary().expect("a boundary").is_whole());
 }
+
+/// Says what following the changes costs the writer. By hand, in a release build:
+/// `cargo test --release --lib what_following_costs -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement: run it by its name"]
+fn what_following_costs() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
+    const CHUNKS: u32 = 200_000;
+    let run = |is_followed: bool| {
+        let (_dir, catalog) = new();
+        catalog.create_invite(&[9; 32], 1, WallTime(u64::MAX)).expect("an invite");
+        catalog.join_node(&[9; 32], &[1; 32], WallTime(0)).expect("a node");
+        if is_followed {
+            catalog.begin_changes().expect("every table can be followed");
+            drop(catalog.boundary().expect("a boundary"));
+        }
+        let is_over = AtomicBool::new(false);
+        let (took, (rows, bytes, reading)) = std::thread::scope(|scope| {
+            let follower = scope.spawn(|| {
+                let (mut rows, mut bytes, mut reading) = (0, 0, Duration::ZERO);
+                loop {
+                    if !is_followed {
+                        break;
+                    }
+                    let is_last = is_over.load(Ordering::SeqCst);
+                    let mut boundary = catalog.boundary().expect("a boundary");
+                    let began = Instant::now();
+                    let sum = |body: Vec<u8>, _| {
+                        bytes += body.len();
+                        Ok::<(), CatalogError>(())
+                    };
+                    rows += boundary.changes(1 << 20, sum).expect("rows can be read");
+                    reading += began.elapsed();
+                    if is_last {
+                        break;
+                    }
+                    std::thread::park_timeout(Duration::from_millis(200));
+                }
+                (rows, bytes, reading)
+            });
+            let began = Instant::now();
+            for first in (0..CHUNKS).step_by(1000) {
+                let id = |n: u32| ChunkId::of(HashAlgorithm::Blake3, &n.to_be_bytes());
+                let chunks: Vec<_> = (first..first + 1000).map(|n| (id(n), 5)).collect();
+                let lease = WallTime(u64::MAX);
+                let reserved = catalog.reserve(AccountId(1), 2, lease, &chunks).expect("answers");
+                let said = reserved.into_iter().flatten().map(|record| Confirmation {
+                    account: record.account,
+                    id: record.id,
+                    serial: record.serial,
+                    length: 5,
+                    wanted: 2,
+                    node: NodeId(1),
+                    reason: 0,
+                });
+                catalog.confirm_copies(&said.collect::<Vec<_>>(), lease).expect("answers");
+            }
+            catalog.sync().expect("synced");
+            let took = began.elapsed();
+            is_over.store(true, Ordering::SeqCst);
+            follower.thread().unpark();
+            (took, follower.join().expect("no panic"))
+        });
+        eprintln!(
+            "followed={is_followed}: {CHUNKS} chunks reserved and confirmed in {took:?}; \
+             {rows} rows, {bytes} bytes read in {reading:?}"
+        );
+    };
+    for is_followed in [false, true, false, true] {
+        run(is_followed);
+    }
+}

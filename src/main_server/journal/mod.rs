@@ -59,8 +59,8 @@ struct Kept {
 struct State {
     progress: Progress,
     keepers: Vec<NodeId>,
-    /// What each node heard last of whether it is a keeper.
-    told: BTreeMap<NodeId, bool>,
+    /// What each node heard last: whether it is a keeper, and which generation is on two nodes.
+    told: BTreeMap<NodeId, (bool, u64)>,
     /// Why it is not written just now.
     trouble: Option<String>,
     /// Wakes the session on which a keeper waits.
@@ -141,8 +141,8 @@ impl Main {
         let kept = self.journal.kept.as_ref()?;
         let mut state = self.journal.lock();
         let follow = state.keepers.contains(&node);
-        state.told.insert(node, follow);
         let (generation, sequence, time) = state.progress.safe();
+        state.told.insert(node, (follow, generation));
         let lag_ms = self.journal.lag_ms(&state);
         let keepers = state.keepers.clone();
         drop(state);
@@ -153,9 +153,11 @@ impl Main {
         Some(JournalHead { generation, sequence, lag_ms, time, reader, keepers, follow })
     }
 
-    /// True when a node should hear at once that it is a keeper from now on, or no more.
+    /// True when a node should hear at once that it is a keeper from now on, or no more; or where a
+    /// new generation is, by which whoever recovers finds it.
     pub(super) fn has_journal_news(&self, node: NodeId) -> bool {
         let state = self.journal.lock();
-        state.keepers.contains(&node) != state.told.get(&node).copied().unwrap_or(false)
+        let now = (state.keepers.contains(&node), state.progress.safe().0);
+        now != state.told.get(&node).copied().unwrap_or((false, 0))
     }
 }

@@ -79,6 +79,7 @@ fn run(main: &Main, stop: &Receiver<()>) {
             has_changes: false,
             last_boundary: Instant::now(),
             last_look: None,
+            told: 0,
         };
         let Err(error) = desk.work(stop) else { return };
         let why = with_causes(&error);
@@ -107,6 +108,8 @@ struct Desk<'a> {
     has_changes: bool,
     last_boundary: Instant,
     last_look: Option<Instant>,
+    /// The generation of which the nodes were told that it is on two of them.
+    told: u64,
 }
 
 impl Desk<'_> {
@@ -277,12 +280,14 @@ impl Desk<'_> {
             state.progress.retain(&chosen);
             state.keepers = chosen;
         }
+        let safe = state.progress.safe().0;
+        let is_news = std::mem::replace(&mut self.told, safe) != safe;
         let settled = state.progress.settle(not_dead.clamp(1, 2));
         if let Some(number) = settled {
             state.progress.end_before(number);
         }
         drop(state);
-        if is_change {
+        if is_change || is_news {
             self.main.ring_all();
         }
         if let Some(number) = settled {
