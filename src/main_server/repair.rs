@@ -59,6 +59,8 @@ pub(super) struct Work {
     pub(super) pace: Pace,
     rate: Rate,
     pub(super) moves: Moves,
+    /// Chunks are being judged at this moment.
+    is_judging: bool,
 }
 
 /// What one batch has come to beside orders.
@@ -72,7 +74,7 @@ impl Repair {
     pub fn new(speed: RepairSpeed, now: Moment) -> Repair {
         let pace = Pace::new(speed.limit(), now);
         let (queue, rate, moves) = (Queue::default(), Rate::default(), Moves::default());
-        Repair(Mutex::new(Work { queue, pace, rate, moves }))
+        Repair(Mutex::new(Work { queue, pace, rate, moves, is_judging: false }))
     }
 
     /// The work holds no invariant across its lock that a panic could break for good.
@@ -86,6 +88,12 @@ impl Repair {
         for (serial, urgency) in due {
             work.queue.add(*serial, *urgency);
         }
+    }
+
+    /// True when every chunk of which there was news has been looked at since.
+    pub fn has_judged_all(&self) -> bool {
+        let work = self.lock();
+        !work.is_judging && !work.queue.has_ready()
     }
 
     /// True when what a survey finds can be taken in.
@@ -146,11 +154,18 @@ impl Main {
     pub(super) fn repair_what_is_due(&self) -> Option<Moment> {
         loop {
             let now = self.clock.now();
-            let batch = self.repair.lock().queue.next_batch(now);
+            let batch = {
+                let mut work = self.repair.lock();
+                let batch = work.queue.next_batch(now);
+                work.is_judging = !batch.is_empty();
+                batch
+            };
             if batch.is_empty() {
                 break;
             }
-            if let Err(error) = self.judge_batch(batch, now) {
+            let judged = self.judge_batch(batch, now);
+            self.repair.lock().is_judging = false;
+            if let Err(error) = judged {
                 self.catalog_failed(&error);
                 return None;
             }

@@ -62,12 +62,14 @@ impl Main {
         notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
         notices.extend(self.journal.notice());
         let last_commit = self.catalog.last_commit();
+        // Before the counts, which what is judged afterwards can only make truer.
+        let has_judged_all = self.repair.has_judged_all();
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let [few, single, unreadable, lost] =
             [Trouble::Few, Trouble::Single, Trouble::Unreadable, Trouble::Lost].map(tally);
         let files_at_risk = state.files.files(&state.census);
-        let is_surveyed = state.is_surveyed();
+        let is_surveyed = state.is_surveyed() && has_judged_all;
         drop(state);
         // After the surplus that it comes from: what is being trimmed is in one of the two.
         let deletes = self.delete_status().map_err(|error| self.fault(error))?;

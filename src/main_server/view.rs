@@ -45,7 +45,7 @@ impl View {
     pub fn is_whole(&self) -> bool {
         self.nodes.values().all(|presence| match presence {
             Presence::Counts | Presence::Leaving => true,
-            Presence::Away | Presence::Gone => false,
+            Presence::Away | Presence::Expected | Presence::Gone => false,
         })
     }
 

@@ -33,8 +33,10 @@ pub enum Presence {
     Counts,
     /// They can be read, and do not count: they are to be moved off.
     Leaving,
-    /// They cannot be relied on now, and are expected back.
+    /// They cannot be relied on now, and may be back soon.
     Away,
+    /// Their node has stopped for a while, by its own word, and is waited for.
+    Expected,
     /// They are not expected back. They may come all the same, and count again then.
     Gone,
 }
@@ -57,7 +59,8 @@ impl State {
         match (self, is_leaving) {
             (State::Alive, false) => Presence::Counts,
             (State::Alive, true) => Presence::Leaving,
-            (State::Returning | State::Suspect | State::Stopped, false) => Presence::Away,
+            (State::Returning | State::Suspect, false) => Presence::Away,
+            (State::Stopped, false) => Presence::Expected,
             (State::Returning | State::Suspect | State::Stopped, true) => Presence::Gone,
             (State::Dead, _) => Presence::Gone,
         }

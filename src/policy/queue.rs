@@ -142,6 +142,11 @@ impl Queue {
         true
     }
 
+    /// True while there are chunks to be judged now.
+    pub fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The chunks to be judged now, the most urgent first; none when there is nothing to do before
     /// the next look.
     pub fn next_batch(&mut self, now: Moment) -> Vec<Task> {

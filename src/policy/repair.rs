@@ -11,6 +11,8 @@ pub struct Holders {
     pub counts: Vec<NodeId>,
     pub leaving: Vec<NodeId>,
     pub away: Vec<NodeId>,
+    /// Of those away, how many said when they will be back.
+    pub expected: usize,
     pub gone: Vec<NodeId>,
 }
 
@@ -26,6 +28,10 @@ impl Holders {
                 Presence::Counts => holders.counts.push(node),
                 Presence::Leaving => holders.leaving.push(node),
                 Presence::Away => holders.away.push(node),
+                Presence::Expected => {
+                    holders.away.push(node);
+                    holders.expected += 1;
+                }
                 Presence::Gone => holders.gone.push(node),
             }
         }
@@ -49,7 +55,8 @@ impl Holders {
 
     /// How many copies are to be made now, if there were room for them; some of these may be under
     /// way. Copies on nodes that are away are waited for, but a single copy that can be read is
-    /// joined by a second one at once. The patient wait for whatever is not struck off.
+    /// joined by a second one at once, unless a node with another said that it will be back. The patient
+    /// wait for whatever is not struck off.
     pub fn due(&self, wanted: usize, is_patient: bool) -> usize {
         let missing = self.missing(wanted);
         if self.live() == 0 || missing == 0 {
@@ -58,7 +65,7 @@ impl Holders {
         if is_patient {
             return missing.saturating_sub(self.away.len() + self.gone.len());
         }
-        let at_once = usize::from(self.live() == 1);
+        let at_once = usize::from(self.live() + self.expected == 1);
         missing.saturating_sub(self.away.len()).max(at_once)
     }
 

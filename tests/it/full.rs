@@ -77,8 +77,7 @@ fn a_disk_that_takes_no_more_files_costs_nothing_that_is_stored() {
 #[test]
 fn on_a_full_disk_removing_still_works_and_makes_room() {
     let Some(disk) = Tmpfs::new("size=24M") else { return };
-    let setup = Setup::new(1).nodes_in(&disk.path()).space("1G");
-    let setup = setup.main_args(&["--keep-removed", "1ms", "--collect-every", "300ms"]);
+    let setup = Setup::new(1).nodes_in(&disk.path()).space("30M");
     let mut cluster = setup.node_args(&["--segment", "4M", "--trash-hold", "1ms"]).start();
     let cli = cluster.cli();
     let put = |path: &str, seed| {
@@ -88,7 +87,7 @@ fn on_a_full_disk_removing_still_works_and_makes_room() {
     let stored = (0..12).take_while(|n| put(&format!("/file-{n}"), 400 + n) == Some(0)).count();
     assert!((2..12).contains(&stored), "{stored} of 12 files fit");
     for number in 0..stored - 1 {
-        cli.ok(&["rm", &format!("/file-{number}")]);
+        cli.ok(&["rm", "--purge", &format!("/file-{number}")]);
     }
     cluster.wait_status("they are deleted", |status| status.deletes.condemned_copies == 0);
     cluster.wait_status("there is room", |status| {

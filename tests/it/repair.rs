@@ -195,8 +195,7 @@ fn where_no_node_has_room_a_file_stays_readable_and_visibly_under_copied() {
 
 #[test]
 fn removed_files_free_their_space_in_the_end() {
-    let setup = Setup::new(2).space("64M").main_args(&["--keep-removed", "1ms"]);
-    let setup = setup.main_args(&["--collect-every", "300ms"]);
+    let setup = Setup::new(2).space("64M");
     let mut cluster = setup.node_args(&["--segment", "4M", "--trash-hold", "1ms"]).start();
     let mut random = Random::new(7);
     // Several times what the nodes can hold together.
@@ -204,7 +203,7 @@ fn removed_files_free_their_space_in_the_end() {
         let content = random.bytes(20 << 20);
         put(&cluster, "/file", 2, &content);
         assert!(cluster.cli().run(&["cat", "/file"]).stdout == content, "round {round}");
-        cluster.cli().ok(&["rm", "/file"]);
+        cluster.cli().ok(&["rm", "--purge", "/file"]);
         cluster.wait_status("it is deleted on the nodes", |status| {
             status.chunks == 0 && status.deletes.condemned_copies == 0
         });

@@ -26,16 +26,16 @@ fn what_if_foretells_what_happens_when_nodes_are_killed() {
         cli.run_with(&["put", "--copies", &copies, "-", path], &bytes).ok();
     }
     let client = client(&cluster);
-    let mut choices: Vec<BTreeSet<usize>> = (0..CHOICES)
-        .map(|_| (0..NODES).filter(|_| random.below(5) < 2).collect())
-        .collect();
+    let mut choices: Vec<BTreeSet<usize>> =
+        (0..CHOICES).map(|_| (0..NODES).filter(|_| random.below(5) < 2).collect()).collect();
     // All that is foretold, while all nodes are there. Then from one choice to the most alike.
     let foretold: BTreeMap<BTreeSet<usize>, WhatIfReply> =
         choices.iter().map(|down| (down.clone(), ask(&client, down))).collect();
     let mut down = BTreeSet::new();
     while !choices.is_empty() {
         let distance = |other: &BTreeSet<usize>| down.symmetric_difference(other).count();
-        let nearest = (0..choices.len()).min_by_key(|&n| distance(&choices[n])).expect("one is left");
+        let nearest =
+            (0..choices.len()).min_by_key(|&n| distance(&choices[n])).expect("one is left");
         let next = choices.swap_remove(nearest);
         let back: Vec<usize> = down.difference(&next).copied().collect();
         next.difference(&down).for_each(|&index| cluster.node(index).kill());
@@ -102,7 +102,9 @@ fn explain_says_of_copies_what_the_disks_say() {
                 .map(|copy| serde_json::from_value(copy["node"].clone()).expect("a number"))
                 .collect();
             assert_eq!(nodes, witness.holders(chunk), "{path}");
-            assert!(copies.iter().all(|copy| copy["reason"].as_str().is_some_and(|r| !r.is_empty())));
+            assert!(
+                copies.iter().all(|copy| copy["reason"].as_str().is_some_and(|r| !r.is_empty()))
+            );
             assert_eq!(said["state"], "enough", "{path}");
         }
     }

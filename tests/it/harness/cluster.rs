@@ -363,10 +363,17 @@ impl TestCluster {
 
     /// Waits until `holds` is true of the state.
     pub fn wait_status(&self, what: &str, holds: impl Fn(&StatusReply) -> bool) -> StatusReply {
-        until(what, || {
+        let last = std::cell::RefCell::new(None);
+        let said = SaidOnPanic(&last);
+        let found = until(what, || {
             let status = self.connect().and_then(|mut c| c.call(&Status::default())).ok()?;
-            holds(&status).then_some(status)
-        })
+            let holds = holds(&status);
+            last.replace(Some(status));
+            holds.then_some(())
+        });
+        drop(said);
+        let () = found;
+        last.take().expect("it was just put there")
     }
 
     /// Waits until exactly `count` nodes are alive.
@@ -405,6 +412,17 @@ impl Drop for TestCluster {
         self.earlier.iter().for_each(|log| eprintln!("{log}"));
         let running = self.main.iter().chain(self.nodes.iter().filter_map(|n| n.process.as_ref()));
         running.for_each(|process| eprintln!("{}", process.log()));
+    }
+}
+
+/// Shows the last status of a wait that was in vain.
+struct SaidOnPanic<'a>(&'a std::cell::RefCell<Option<StatusReply>>);
+
+impl Drop for SaidOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the last status: {:#?}", self.0.borrow());
+        }
     }
 }
 

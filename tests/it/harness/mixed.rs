@@ -294,7 +294,12 @@ impl Expected {
                 [Some(_)] => {
                     for chunk in &witness.file(path).chunks {
                         let (held, counted) = (witness.holders(chunk), &chunk.nodes);
-                        assert_eq!(held.len(), copies, "{path}: chunk {} on {held:?}", chunk.serial);
+                        assert_eq!(
+                            held.len(),
+                            copies,
+                            "{path}: chunk {} on {held:?}",
+                            chunk.serial
+                        );
                         assert_eq!(counted.len(), copies, "{path}: {counted:?}");
                     }
                 }
