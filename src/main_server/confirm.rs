@@ -3,7 +3,7 @@
 use super::Main;
 use super::node::{Given, Purpose};
 use super::nodes::claims;
-use crate::catalog::{AccountRecord, ChunkRecord, Confirmation, Copy, LiveNodes};
+use crate::catalog::{AccountRecord, ChunkRecord, Confirmation, Copy, LiveNodes, Refusal};
 use crate::ids::{NodeId, Serial};
 use crate::policy::placement::{Placer, Wish};
 use crate::token::{Claims, Operation, Token};
@@ -32,6 +32,10 @@ impl Main {
             .map_err(|error| self.fault(error))?;
         let counted = proofs.iter().flatten().zip(&confirmed).filter(|(_, result)| result.is_ok());
         self.nodes.redeem(node, counted.map(|(claims, _)| claims));
+        // A copy that came too late may have been condemned for it.
+        if confirmed.iter().any(|result| matches!(result, Err(Refusal::Superseded { .. }))) {
+            self.condemned();
+        }
 
         let mut targeting = Targeting::new(self);
         let mut confirmed = confirmed.into_iter();

@@ -36,6 +36,8 @@ pub struct Deletes {
 struct Planned {
     /// When each node is looked at next; one that is not here, now.
     next: BTreeMap<NodeId, Moment>,
+    /// How often something was condemned: what was seen of a node before the last time may be old.
+    news: u64,
     brake: DeleteBrake,
 }
 
@@ -74,7 +76,10 @@ impl Nodes {
 impl Main {
     /// Something was condemned: every node is looked at.
     pub(super) fn condemned(&self) {
-        self.deletes.lock().next.clear();
+        let mut planned = self.deletes.lock();
+        planned.next.clear();
+        planned.news += 1;
+        drop(planned);
         self.wake_upkeep();
     }
 
@@ -87,6 +92,7 @@ impl Main {
         let free = self.nodes.free_to_delete(now);
         let is_due = |planned: &Planned, node| planned.next.get(node).is_none_or(|at| *at <= now);
         let planned = self.deletes.lock();
+        let news = planned.news;
         let due: Vec<NodeId> = free.iter().filter(|node| is_due(&planned, node)).copied().collect();
         drop(planned);
         if !due.is_empty() {
@@ -98,7 +104,11 @@ impl Main {
                     Ordered::Refused => SOON,
                     Ordered::Nothing => EVERY,
                 };
-                self.deletes.lock().next.insert(node, now + pause);
+                let mut planned = self.deletes.lock();
+                // Otherwise it is looked at again at once.
+                if planned.news == news {
+                    planned.next.insert(node, now + pause);
+                }
             }
         }
         let planned = self.deletes.lock();

@@ -88,6 +88,7 @@ impl Main {
         }
         if unknown > 0 {
             log::warn!("copies unknown to the books node={node} count={unknown}");
+            self.condemned();
         }
         let restore = restore.into_iter().map(|holding| holding.serial).collect();
         Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore })

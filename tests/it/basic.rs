@@ -32,7 +32,7 @@ fn files_come_back_as_they_were_even_with_a_node_stopped() {
         cluster.wait_alive(3);
     }
 
-    let witness = cluster.stop_and_check();
+    let witness = cluster.settle_and_check();
     witness.assert_copies("/three/", 3);
     witness.assert_copies("/two/", 2);
 }

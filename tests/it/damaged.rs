@@ -3,11 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use p2pdfs::segments::check::LiveChunk;
+use p2pdfs::segments::check::{FindingKind, LiveChunk};
 use p2pdfs::wire::FaultCode;
 
 use crate::harness::fake_node::{FakeNode, Reads};
-use crate::harness::{TestCluster, bytes, raw, until};
+use crate::harness::{TestCluster, bytes, is_at_rest, raw, until};
 
 fn segment_file(node_dir: &Path, number: u32) -> PathBuf {
     node_dir.join("segments").join(format!("{number:08}.seg"))
@@ -61,11 +61,14 @@ fn a_damaged_copy_is_never_served_and_is_replaced_from_another() {
             .then_some(())
     });
     assert!(cli.run(&["cat", "/file"]).stdout == content);
+    cluster.wait_status("nothing is left to be done", is_at_rest);
     cluster.stop();
     let witness = cluster.look();
     witness.assert_whole();
     witness.assert_copies("/file", 2);
-    assert!(!witness.nodes[&victim].is_sound(), "the damage was really there");
+    let mut found = witness.nodes[&victim].findings.iter();
+    let was_there = found.any(|finding| finding.kind == FindingKind::Dropped);
+    assert!(was_there, "the damage was really there");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn an_old_copy_of_a_nodes_directory_is_refused() {
     fs::rename(&real, &dir).expect("it can be moved");
     cluster.start_node(0);
     cluster.wait_alive(2);
-    cluster.stop_and_check().assert_copies("/file", 2);
+    cluster.settle_and_check().assert_copies("/file", 2);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn an_empty_directory_in_place_of_a_nodes_is_refused() {
     fs::rename(&away, &dir).expect("it can be moved");
     cluster.start_node(0);
     cluster.wait_alive(1);
-    cluster.stop_and_check().assert_copies("/file", 1);
+    cluster.settle_and_check().assert_copies("/file", 1);
 }
 
 #[test]
@@ -104,5 +104,5 @@ fn a_nodes_directory_without_its_segments_is_refused() {
     fs::rename(&away, &segments).expect("it can be moved");
     cluster.start_node(0);
     cluster.wait_alive(1);
-    cluster.stop_and_check().assert_copies("/file", 1);
+    cluster.settle_and_check().assert_copies("/file", 1);
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use p2pdfs::wire::to_main::StatusReply;
 
 use crate::harness::mixed::{Mixed, times, took};
-use crate::harness::{Random, Setup, TestCluster};
+use crate::harness::{Random, Setup, TestCluster, is_at_rest};
 
 const NODES: usize = 4;
 const COPIES: u8 = 2;
@@ -57,13 +57,6 @@ fn kill_node(cluster: &mut TestCluster, index: usize, load: &Mixed, random: &mut
         _ => {}
     }
     cluster.start_node(index);
-}
-
-/// Nothing is left to be copied, trimmed, moved or deleted.
-pub fn is_at_rest(status: &StatusReply) -> bool {
-    let copies = status.under_copied_chunks + status.repair.surplus_copies;
-    let moves = status.repair.chunks_left + status.repair.moves_left;
-    status.is_surveyed && copies + moves + status.deletes.condemned_copies == 0
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_strangers_client_stores_reads_lists_and_resumes() {
     cli.run_with(&["put", "-", "/from-rust"], &content).ok();
     mini(&["get", "/from-rust", copy.to_str().expect("plain")]).ok();
     assert!(std::fs::read(&copy).expect("it was got") == content);
-    cluster.stop_and_check().assert_copies("/from-", 3);
+    cluster.settle_and_check().assert_copies("/from-", 3);
 }
 
 #[test]

@@ -8,8 +8,7 @@ use p2pdfs::wire::to_main::StatusReply;
 
 use crate::harness::disk::{EntryJournal, LoopDisk};
 use crate::harness::mixed::{Expected, Mixed, times};
-use crate::harness::{Random, Setup, TestCluster, bytes};
-use crate::kill9::is_at_rest;
+use crate::harness::{Random, Setup, TestCluster, bytes, is_at_rest};
 use crate::recover;
 
 const NODES: usize = 3;

@@ -87,7 +87,7 @@ fn the_catalog_of_a_hundred_thousand_files_outlives_the_main_servers_disk() {
     eprintln!("recovered in {:?}", began.elapsed());
     cluster.wait_alive(3);
     assert_eq!(cluster.status().files, 100_000);
-    let witness = cluster.stop_and_check();
+    let witness = cluster.settle_and_check();
     witness.assert_copies("/tree", 2);
 }
 

@@ -9,8 +9,7 @@ use p2pdfs::remote_path::RemotePath;
 use p2pdfs::wire::to_main::StatusReply;
 
 use crate::harness::mixed::client;
-use crate::harness::{Random, Setup, TestCluster, bytes, raw};
-use crate::kill9::is_at_rest;
+use crate::harness::{Random, Setup, TestCluster, bytes, is_at_rest, raw};
 
 /// What the test cluster's heartbeat makes of "dead after 12 intervals".
 const DEAD_AFTER: Duration = Duration::from_millis(12 * 500);
@@ -161,13 +160,13 @@ fn a_drained_node_can_go_and_the_only_copy_of_anything_cannot() {
 fn copies_wanted_can_be_changed_up_and_down() {
     let mut cluster = TestCluster::start(4);
     let cli = cluster.cli();
-    put(&cluster, "/tree/a", 1, &bytes(160, 5 << 20));
+    put(&cluster, "/tree/a", 1, &bytes(160, 3 << 20));
     put(&cluster, "/tree/b", 2, &bytes(161, 100));
     cli.ok(&["copies", "3", "/tree"]);
     cluster.wait_status("all has its copies", is_at_rest);
     assert_eq!(holders(&cluster, "/tree/a").len(), 3);
     cli.ok(&["copies", "1", "/tree/a"]);
-    cluster.wait_status("no copy is too many", |status| is_at_rest(status) && status.copies == 5);
+    cluster.wait_status("no copy is too many", |status| is_at_rest(status) && status.copies == 4);
     let witness = cluster.stop_and_check();
     witness.assert_copies("/tree/a", 1);
     witness.assert_copies("/tree/b", 3);

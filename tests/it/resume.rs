@@ -84,7 +84,7 @@ fn a_put_that_was_killed_sends_only_what_is_missing_when_run_again() {
         assert!(sent <= missing, "{sent} bytes were sent, {missing} were missing");
         assert!(cli.run(&["cat", &path]).stdout == content);
     }
-    cluster.stop_and_check().assert_copies("/file-", 2);
+    cluster.settle_and_check().assert_copies("/file-", 2);
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_tree_that_was_stored_is_not_sent_again() {
     let before = received_bytes(&cluster);
     cli.ok(&["put", "-r", "--copies", "2", source, "/again"]);
     assert_eq!(received_bytes(&cluster), before);
-    cluster.stop_and_check().assert_copies("/again/", 2);
+    cluster.settle_and_check().assert_copies("/again/", 2);
 }
 
 #[test]
@@ -130,5 +130,5 @@ fn a_tree_cut_off_anywhere_shows_only_whole_files_and_is_completed_when_run_agai
         cli.ok(&["get", "-r", &format!("/{name}"), copy.to_str().expect("plain")]);
         tree::assert_same(&original, &copy);
     }
-    cluster.stop_and_check().assert_copies("/tree-", 2);
+    cluster.settle_and_check().assert_copies("/tree-", 2);
 }

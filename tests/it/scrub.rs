@@ -17,7 +17,8 @@ const FILES: usize = 120;
 #[test]
 fn a_thousand_flipped_bits_are_all_found_by_one_scrub_repaired_and_never_served() {
     let mut random = Random::announced();
-    let mut cluster = Setup::new(3).node_args(&["--scrub-rate", "unlimited"]).start();
+    let mut cluster =
+        Setup::new(3).node_args(&["--scrub-rate", "unlimited", "--segment", "4M"]).start();
     let files = store(&cluster, &mut random);
     let witness = cluster.stop_and_check();
     let victim = witness.nodes.values().next().expect("a node");

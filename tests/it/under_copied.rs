@@ -14,7 +14,7 @@ fn missing_copies_are_said_and_are_made_when_a_node_joins() {
 
     cluster.add_node();
     cluster.wait_status("no copy is missing", |status| status.under_copied_chunks == 0);
-    cluster.stop_and_check().assert_copies("/file", 3);
+    cluster.settle_and_check().assert_copies("/file", 3);
 }
 
 #[test]
@@ -27,7 +27,7 @@ fn missing_copies_are_made_after_a_restart_of_the_main_server_too() {
     cluster.wait_alive(2);
     cluster.add_node();
     cluster.wait_status("no copy is missing", |status| status.under_copied_chunks == 0);
-    cluster.stop_and_check().assert_copies("/file", 3);
+    cluster.settle_and_check().assert_copies("/file", 3);
 }
 
 #[test]
@@ -53,5 +53,5 @@ fn a_commit_that_lacks_copies_has_them_made() {
     until("a commit finds two copies", || {
         raw::commit(&mut main, "/file", 2, &[raw::id_of(&content)]).ok()
     });
-    cluster.stop_and_check().assert_copies("/file", 2);
+    cluster.settle_and_check().assert_copies("/file", 2);
 }

@@ -18,3 +18,4 @@ pub use cluster::{Setup, TestCluster};
 pub use process::Process;
 pub use random::{Random, bytes};
 pub use wait::until;
+pub use witness::is_at_rest;

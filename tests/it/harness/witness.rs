@@ -6,6 +6,7 @@ use std::path::Path;
 
 use p2pdfs::catalog::check::{CheckedChunk, CheckedFile};
 use p2pdfs::ids::NodeId;
+use p2pdfs::wire::to_main::StatusReply;
 use p2pdfs::{catalog, segments};
 
 use super::cli::{clean_command, run};
@@ -32,6 +33,12 @@ impl TestCluster {
         witness
     }
 
+    /// The same, once nothing is left to be done: a stop in the middle of it would show that.
+    pub fn settle_and_check(&mut self) -> Witness {
+        self.wait_status("nothing is left to be done", is_at_rest);
+        self.stop_and_check()
+    }
+
     /// The witness of a stopped cluster, some of whose nodes may be damaged. The catalog is not.
     pub fn look(&self) -> Witness {
         let report = checked(self, env!("CARGO_BIN_EXE_p2pdfs-main"), &self.main_dir());
@@ -46,6 +53,14 @@ impl TestCluster {
             nodes: nodes.collect(),
         }
     }
+}
+
+/// Nothing is left to be copied, trimmed, moved or deleted, but for what nobody knows, which waits.
+pub fn is_at_rest(status: &StatusReply) -> bool {
+    let copies = status.under_copied_chunks + status.repair.surplus_copies;
+    let moves = status.repair.chunks_left + status.repair.moves_left;
+    let deletes = status.deletes.condemned_copies - status.deletes.unexplained_copies;
+    status.is_surveyed && copies + moves + deletes == 0
 }
 
 /// What a program's own `check DIR --json` says, when it finds nothing wrong.
