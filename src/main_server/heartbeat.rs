@@ -1,6 +1,6 @@
 //! `heartbeat`: a sign of life, whose answer is held back until there are orders.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::node::{Control, Purpose};
 use super::session::Session;
@@ -10,6 +10,9 @@ use crate::server::Woken;
 use crate::wire::node_to_main::{Heartbeat, HeartbeatReply};
 use crate::wire::to_main::Addresses;
 use crate::wire::{Fault, FaultCode, Message};
+
+/// How long the heartbeat of a node that has orders is held back.
+const AT_WORK: Duration = Duration::from_millis(500);
 
 impl Session<'_> {
     /// Serves a heartbeat. `false` when the connection is over.
@@ -36,7 +39,11 @@ impl Session<'_> {
     /// Waits until there is something to say or the interval is over. The end of the connection,
     /// and so the server's stop, ends the wait too.
     fn hold_back(&mut self, node: NodeId, control: &Control) {
-        let deadline = Instant::now() + self.main.nodes.interval();
+        let interval = self.main.nodes.interval();
+        // A node that is at work has soon something to say.
+        let patience =
+            if self.main.nodes.has_orders(node) { interval.min(AT_WORK) } else { interval };
+        let deadline = Instant::now() + patience;
         loop {
             control.bell.heed();
             let has_news = self.main.nodes.has_news(node, self.number);

@@ -44,6 +44,11 @@ impl Nodes {
         !node.is_controlled_by(session) || node.orders.values().any(|given| !given.is_sent)
     }
 
+    /// True while the node has orders that it has not acknowledged.
+    pub fn has_orders(&self, node: NodeId) -> bool {
+        self.lock().nodes.get(&node).is_some_and(|node| !node.orders.is_empty())
+    }
+
     /// Orders to be sent on `session`: those that were not sent on it yet, or, when there are none,
     /// all of them again; as many as fit. None when it is not the node's control connection.
     pub fn orders_to_send(&self, node: NodeId, session: u64) -> Vec<(Order, Purpose)> {

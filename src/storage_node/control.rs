@@ -18,6 +18,8 @@ use super::sockets::Dialled;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long what is done may wait for what is not, before the main server hears of it.
+const ORDERS_PAUSE: Duration = Duration::from_millis(500);
 /// How much longer than it said the main server may hold a heartbeat back.
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -231,10 +233,12 @@ impl Control<'_> {
         // An answer that was not held back and brings nothing new must not make us ask at once
         // again: orders under way, say, which the main server repeats.
         let due = (self.interval / 2).saturating_sub(sent.elapsed());
-        if !brought_news && !due.is_zero() && shared.orders.wait_done(due) {
-            return Err(End::Stopped);
-        }
-        Ok(())
+        // Nor is the next one sent before there is something done to say: it may be held back.
+        let is_over = match shared.orders.has_open() {
+            true => shared.orders.wait_all_done(due.min(ORDERS_PAUSE)),
+            false => !brought_news && !due.is_zero() && shared.orders.wait_done(due),
+        };
+        if is_over { Err(End::Stopped) } else { Ok(()) }
     }
 
     /// True if there is something to say about it at once.

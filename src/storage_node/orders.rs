@@ -144,6 +144,20 @@ impl Orders {
         table.stopping
     }
 
+    /// True while there are orders that are not done.
+    pub fn has_open(&self) -> bool {
+        self.lock().known.values().any(|is_done| !is_done)
+    }
+
+    /// Waits until all orders are done, for at most `pause`. True when the node stops.
+    pub fn wait_all_done(&self, pause: Duration) -> bool {
+        let table = self.lock();
+        let is_open =
+            |table: &mut Table| !table.stopping && table.known.values().any(|is_done| !is_done);
+        let waited = self.changed.wait_timeout_while(table, pause, is_open);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+
     /// Ends `run` after the orders that it is about, and `wait_done` at once.
     pub fn stop(&self) {
         self.lock().stopping = true;
