@@ -55,8 +55,8 @@ impl Holders {
 
     /// How many copies are to be made now, if there were room for them; some of these may be under
     /// way. Copies on nodes that are away are waited for, but a single copy that can be read is
-    /// joined by a second one at once, unless a node with another said that it will be back. The patient
-    /// wait for whatever is not struck off.
+    /// joined by a second one at once, unless a node with another said that it will be back. The
+    /// patient wait for whatever is not struck off.
     pub fn due(&self, wanted: usize, is_patient: bool) -> usize {
         let missing = self.missing(wanted);
         if self.live() == 0 || missing == 0 {

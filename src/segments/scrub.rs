@@ -215,7 +215,7 @@ impl Store {
     fn remains_within(&self, segment: u32, bad: &[Bad]) -> Vec<(Serial, Entry, bool)> {
         let within = |is_trash| {
             self.pick_remains(|place, remain| {
-                let is_here = place.segment == segment && (remain.state != State::Dead) == is_trash;
+                let is_here = place.segment == segment && remain.state.is_trash() == is_trash;
                 let is_hit = is_here && bad.iter().any(|bad| bad.holds(place.offset));
                 is_hit.then_some(entry_of(place, remain))
             })

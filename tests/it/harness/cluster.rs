@@ -365,14 +365,13 @@ impl TestCluster {
     pub fn wait_status(&self, what: &str, holds: impl Fn(&StatusReply) -> bool) -> StatusReply {
         let last = std::cell::RefCell::new(None);
         let said = SaidOnPanic(&last);
-        let found = until(what, || {
+        until(what, || {
             let status = self.connect().and_then(|mut c| c.call(&Status::default())).ok()?;
             let holds = holds(&status);
             last.replace(Some(status));
             holds.then_some(())
         });
         drop(said);
-        let () = found;
         last.take().expect("it was just put there")
     }
 

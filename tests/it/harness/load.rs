@@ -131,11 +131,6 @@ impl Puts {
         self.0.values().filter(|put| put.was_acknowledged).count()
     }
 
-    /// Adds those of another load.
-    pub fn extend(&mut self, other: Puts) {
-        self.0.extend(other.0);
-    }
-
     /// Reads everything back from the running cluster: what was acknowledged is there and whole,
     /// what was not is absent or whole.
     pub fn assert_kept(&self, cluster: &TestCluster) {
