@@ -302,7 +302,7 @@ pub trait Catalog: Send + Sync {
     /// given. The content that a file had stays as an earlier version.
     ///
     /// Every chunk must be the account's own and be confirmed on at least `min_copies(copies)`
-    /// nodes of `live`; otherwise `NotStored` with the ids (at most `MAX_NAMED_CHUNKS` of them).
+    /// nodes of `live` that have not left; otherwise `NotStored` with the ids (at most `MAX_NAMED_CHUNKS` of them).
     /// Also refused: `Conflict`, `NotADirectory`, `IsADirectory`, `NotFound` (no such parent),
     /// `BadManifest` (parts missing). Names are judged before chunks.
     /// When at least one file was accepted, the answers are kept under `request` and a repeat gets

@@ -195,7 +195,8 @@ impl Main {
     }
 
     fn dependent_on(&self, node: NodeId, most: u64) -> Result<Dependent, CatalogError> {
-        let view = self.view();
+        // Also while silence is not believed: what is on dead nodes alone may be gone.
+        let view = self.nodes.view(false);
         let mut dependent = Dependent { is_whole: true, ..Dependent::default() };
         let (mut from, to) = (Serial(0), Serial(u64::MAX));
         loop {

@@ -14,7 +14,7 @@ use super::rate::Rate;
 use super::under_way::PATIENCE;
 use super::view::View;
 use crate::catalog::{CatalogError, ChunkRecord, Copy};
-use crate::clock::{Moment, WallTime};
+use crate::clock::Moment;
 use crate::ids::{NodeId, Serial};
 use crate::policy::pace::Pace;
 use crate::policy::placement::{Chosen, Placer, Reason};
@@ -26,8 +26,6 @@ use crate::wire::to_main::Addresses;
 
 /// How long after a trim that was refused the chunk is judged again.
 const TRIM_PAUSE: Duration = Duration::from_secs(30);
-/// Later than anything that is due.
-const END_OF_TIME: WallTime = WallTime((1 << 53) - 1);
 
 /// How fast copies are made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -335,9 +333,8 @@ impl Main {
 
     /// The node is to delete a copy of this chunk, and has not yet.
     fn is_condemned(&self, serial: Serial, node: NodeId) -> Result<bool, CatalogError> {
-        let after = serial.0.checked_sub(1).map(Serial);
-        let found = self.catalog.condemned_on(node, after, true, END_OF_TIME, 1)?;
-        Ok(found.first().is_some_and(|condemned| condemned.serial == serial))
+        // Not by `condemned_on`: what that names is to be deleted from then on.
+        Ok(self.catalog.condemned_holders(&[serial])?.contains(&(serial, node)))
     }
 
     /// Has `from` copy the chunk. `false` when it cannot be asked.

@@ -38,7 +38,10 @@ pub(super) fn run(shared: &Shared) {
 fn compact_all(shared: &Shared, member: &Member) -> bool {
     loop {
         let space = member.store.space();
-        let mut pace = |bytes| !shared.stops_within(pause(&space, bytes, is_busy(shared)));
+        let mut pace = |bytes| {
+            let is_over = shared.stops_within(pause(&space, bytes, is_busy(shared)));
+            !is_over && shared.is_adopted()
+        };
         let done = match member.store.compact_one(&mut pace) {
             Ok(Some(done)) => done,
             Ok(None) => return true,
@@ -54,7 +57,7 @@ fn compact_all(shared: &Shared, member: &Member) -> bool {
             done.copied_bytes,
             done.freed_bytes
         );
-        if shared.stops_within(Duration::ZERO) {
+        if shared.stops_within(Duration::ZERO) || !shared.is_adopted() {
             return true;
         }
         if done.freed_bytes == 0 {

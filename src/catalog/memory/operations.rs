@@ -303,7 +303,13 @@ impl Catalog for MemoryCatalog {
             Some(Answer::Committed(answers)) => Ok(answers),
             Some(_) => Err(Refusal::RequestReused(request)),
             None => {
-                let mut commit = |file| model.whole(|model| model.commit(account, now, live, file));
+                let has_left = |node: &NodeId| {
+                    let mut nodes = model.nodes.iter();
+                    nodes.any(|known| known.id == *node && known.standing == Standing::Left)
+                };
+                let live = live.iter().copied().filter(|node| !has_left(node)).collect();
+                let mut commit =
+                    |file| model.whole(|model| model.commit(account, now, &live, file));
                 let answers: Vec<_> = files.iter().map(&mut commit).collect();
                 if answers.iter().any(Result::is_ok) {
                     model.keep(account, request, now, Answer::Committed(answers.clone()));

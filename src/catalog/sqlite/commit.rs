@@ -6,6 +6,7 @@ use rusqlite::OptionalExtension;
 
 use super::chunks::refer;
 use super::names::{SERIALS_IN_PART, add_entry, child, find_directory, make_directories};
+use super::nodes::left;
 use super::rows::{
     ChunkRow, Done, Stop, chunk_by_id, id_bytes, id_from_bytes, signed, time, time_before,
 };
@@ -89,9 +90,12 @@ pub(super) fn commit_files(
     live: &LiveNodes,
     files: &[NewFile],
 ) -> Done<Vec<Result<Committed, Refusal>>> {
+    // Whoever asked may not have heard yet that a node was struck off.
+    let left = left(&books.conn)?;
+    let live: LiveNodes = live.difference(&left).copied().collect();
     let mut answers = Vec::with_capacity(files.len());
     for file in files {
-        match books.whole(|books| commit_file(books, account, now, live, file)) {
+        match books.whole(|books| commit_file(books, account, now, &live, file)) {
             Ok(committed) => answers.push(Ok(committed)),
             Err(Stop::Refused(refusal)) => answers.push(Err(refusal)),
             Err(stop) => return Err(stop),

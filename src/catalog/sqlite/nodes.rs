@@ -179,8 +179,17 @@ pub(super) fn check_can_hold(conn: &Connection, node: NodeId) -> Done<Result<(),
 
 /// The nodes that are not to lose their copies.
 pub(super) fn members(conn: &Connection) -> Done<BTreeSet<NodeId>> {
+    standing_as(conn, Standing::Member)
+}
+
+/// The nodes that were struck off.
+pub(super) fn left(conn: &Connection) -> Done<BTreeSet<NodeId>> {
+    standing_as(conn, Standing::Left)
+}
+
+fn standing_as(conn: &Connection, standing: Standing) -> Done<BTreeSet<NodeId>> {
     let mut statement = conn.prepare_cached("SELECT id FROM nodes WHERE standing = ?")?;
-    let rows = statement.query_map((number_of(Standing::Member),), |row| row.get(0))?;
+    let rows = statement.query_map((number_of(standing),), |row| row.get(0))?;
     rows.map(|id| Ok(NodeId(id?))).collect()
 }
 
