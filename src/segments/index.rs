@@ -114,7 +114,7 @@ impl Index {
         self.remains.change(serial, |remain| {
             remain.tombstone = segment;
             if reason != Reason::Removed {
-                remain.state = State::Dead;
+                remain.state = State::Purged;
             }
         });
     }
@@ -122,7 +122,7 @@ impl Index {
     /// The trash of the serial stands at the place of `entry` now, in a record that is its own
     /// tombstone. It stays as old as it was, and dead if it died meanwhile.
     pub fn move_trash(&mut self, serial: Serial, entry: Entry) {
-        let before = self.remains.of(serial).find(|(_, remain)| remain.state != State::Dead);
+        let before = self.remains.of(serial).find(|(_, remain)| remain.state.is_trash());
         let before = before.map(|(_, remain)| *remain);
         self.remains.change(serial, |remain| {
             remain.state = State::Dead;

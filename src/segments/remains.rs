@@ -20,8 +20,18 @@ pub(super) enum State {
     Held,
     /// Trash that is given up as soon as its space is needed.
     Due,
-    /// Damaged, purged, or superseded by a later record of its serial: never read again.
+    /// Damaged, or superseded by a later record of its serial: not read again, but it may be trash
+    /// once more when the segments are replayed without that record.
     Dead,
+    /// Hidden by a durable tombstone that leaves no trash: never read again.
+    Purged,
+}
+
+impl State {
+    /// Can be restored.
+    pub fn is_trash(self) -> bool {
+        matches!(self, State::Held | State::Due)
+    }
 }
 
 /// One such record.
@@ -125,8 +135,15 @@ impl Remains {
 
     /// The record from which a chunk can be restored.
     pub fn trash_of(&self, serial: Serial) -> Option<Entry> {
-        let mut trash = self.of(serial).filter(|(_, remain)| remain.state != State::Dead);
+        let mut trash = self.of(serial).filter(|(_, remain)| remain.state.is_trash());
         trash.next().map(|(place, remain)| entry_of(place, remain))
+    }
+
+    /// The trash of the serial; without any, a record that is dead here, but may be trash when the
+    /// segments are replayed: the later one that superseded it can be gone by then.
+    pub fn restorable(&self, serial: Serial) -> Option<Entry> {
+        let mut dead = self.of(serial).filter(|(_, remain)| remain.state == State::Dead);
+        self.trash_of(serial).or_else(|| dead.next().map(|(place, remain)| entry_of(place, remain)))
     }
 
     /// At most `limit` pieces of trash with serials in `range`, in the order of their serials.
@@ -135,7 +152,7 @@ impl Remains {
             return Vec::new();
         }
         let range = (range.start().0, Place::FIRST)..=(range.end().0, Place::LAST);
-        let trash = self.records.range(range).filter(|(_, remain)| remain.state != State::Dead);
+        let trash = self.records.range(range).filter(|(_, remain)| remain.state.is_trash());
         let trash = trash.take(limit).map(|((serial, _), remain)| Held {
             serial: Serial(*serial),
             length: remain.length,
@@ -227,7 +244,7 @@ impl Remains {
         match remain.state {
             State::Held => add(&mut left.held, record_bytes(remain.length)),
             State::Due => add(&mut left.due, record_bytes(remain.length)),
-            State::Dead => {}
+            State::Dead | State::Purged => {}
         }
         if is_elsewhere(&place, remain) {
             add(&mut self.left.entry(remain.tombstone).or_default().tombstones, 1);

@@ -24,15 +24,15 @@ impl Store {
     /// waited for. Needs no free space but the reserve.
     ///
     /// The chunk becomes trash, which `restore` brings back; with `purge` it does not, and what is
-    /// trash already can be restored no more.
+    /// trash already, or would be after the next start, can be restored no more.
     pub fn remove(&self, serial: Serial, purge: bool) -> Result<Option<Ticket>, StoreError> {
         let reason = if purge { Reason::Purged } else { Reason::Removed };
         loop {
             let found = {
                 let _state = self.unclaimed(serial)?;
                 let index = self.index();
-                let trash = || index.remains.trash_of(serial).filter(|_| purge);
-                index.get(serial).or_else(trash)
+                let remain = || index.remains.restorable(serial).filter(|_| purge);
+                index.get(serial).or_else(remain)
             };
             let Some(entry) = found else { return Ok(None) };
             if let Some(ticket) = self.bury(serial, entry, reason)? {
@@ -182,8 +182,8 @@ impl Store {
             }
             return Some(Undo::PutBack(entry));
         }
-        let is_trash = index.remains.trash_of(serial) == Some(entry);
-        if is_trash && reason == Reason::Purged {
+        let is_restorable = index.remains.restorable(serial) == Some(entry);
+        if is_restorable && reason == Reason::Purged {
             index.kill(serial, entry.place());
             return Some(Undo::Nothing);
         }

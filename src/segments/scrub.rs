@@ -22,7 +22,7 @@ use super::format::{
     self, FIRST_RECORD_AT, Nonce, SECOND_HEADER_AT, SEGMENT_HEADER_BYTES, record_bytes,
 };
 use super::index::Entry;
-use super::remains::{State, entry_of};
+use super::remains::entry_of;
 use super::scan::{self, Bad};
 use super::segment::path_of;
 use super::store::{Failure, Store, lock};
@@ -215,7 +215,7 @@ impl Store {
     fn remains_within(&self, segment: u32, bad: &[Bad]) -> Vec<(Serial, Entry, bool)> {
         let within = |is_trash| {
             self.pick_remains(|place, remain| {
-                let is_here = place.segment == segment && (remain.state != State::Dead) == is_trash;
+                let is_here = place.segment == segment && remain.state.is_trash() == is_trash;
                 let is_hit = is_here && bad.iter().any(|bad| bad.holds(place.offset));
                 is_hit.then_some(entry_of(place, remain))
             })

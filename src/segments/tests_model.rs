@@ -145,21 +145,47 @@ fn content(serial: u64) -> Vec<u8> {
     bytes_of(serial, (serial as usize * 977) % 6000)
 }
 
+fn run(steps: &[Step]) {
+    let directory = directory();
+    let clock = Clock::manual(WallTime(5));
+    Store::create(directory.path(), store_id(), WallTime(5), &[]).unwrap();
+    let store = Some(open_at(&directory, SEGMENT, 1 << 30, &clock));
+    let mut run = Run { directory, clock, store, model: Model::default() };
+    for step in steps {
+        run.apply(step);
+        run.compare();
+    }
+    run.reopen(true);
+    run.compare();
+}
+
+#[test]
+fn what_is_purged_stays_so_where_only_a_superseded_record_of_it_is_left() {
+    use Step::*;
+    run(&[
+        Append(7),
+        Append(3),
+        Append(4),
+        Append(1),
+        Append(23),
+        Remove(7, false),
+        Restore(7),
+        Remove(7, false),
+        Append(11),
+        Remove(11, true),
+        Pass,
+        Append(5),
+        Remove(23, true),
+        Compact,
+        Remove(7, true),
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn the_store_holds_what_a_plain_map_holds(steps in prop::collection::vec(step(), 1..120)) {
-        let directory = directory();
-        let clock = Clock::manual(WallTime(5));
-        Store::create(directory.path(), store_id(), WallTime(5), &[]).unwrap();
-        let store = Some(open_at(&directory, SEGMENT, 1 << 30, &clock));
-        let mut run = Run { directory, clock, store, model: Model::default() };
-        for step in &steps {
-            run.apply(step);
-            run.compare();
-        }
-        run.reopen(true);
-        run.compare();
+        run(&steps);
     }
 }
