@@ -22,7 +22,7 @@ use super::format::{
     self, FIRST_RECORD_AT, Nonce, SECOND_HEADER_AT, SEGMENT_HEADER_BYTES, record_bytes,
 };
 use super::index::Entry;
-use super::remains::{State, entry_of};
+use super::remains::entry_of;
 use super::scan::{self, Bad};
 use super::segment::path_of;
 use super::store::{Failure, Store, lock};
