@@ -24,6 +24,8 @@
 //! The roles, which join these:
 //! - [`main_server`], [`storage_node`], [`client`]; and [`cli`], the programs around them.
 //!
+//! Why it all holds: `safety`, the argument for each promise, in one place.
+//!
 //! # The journey of one chunk
 //!
 //! `client` cuts it and names it; `main_server` asks `policy` for a place and `token` for a token;
@@ -53,6 +55,7 @@ pub mod main_server;
 pub mod metrics;
 pub mod policy;
 pub mod remote_path;
+pub mod safety;
 pub mod segments;
 pub mod server;
 pub mod size;

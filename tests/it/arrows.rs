@@ -10,7 +10,8 @@ const MAX_LINES: usize = 500;
 const VOCABULARY: [&str; 6] = ["ids", "clock", "remote_path", "durable", "size", "causes"];
 
 /// What each module may import, besides itself and the vocabulary.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
+    ("safety", &[]),
     ("token", &[]),
     ("policy", &[]),
     ("wire", &["token"]),

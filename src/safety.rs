@@ -1,0 +1,134 @@
+//! Why it holds: the argument for each promise of the store, in one place. It is documentation alone;
+//! each step names the module in which it is made true. The tests that try to break each of them are
+//! listed in `tests/PROMISES.md`.
+//!
+//! # What is assumed
+//!
+//! - A disk keeps what an `fdatasync` that returned without error had covered, until it tells of an
+//!   error, or changes bits, which checksums find. It need not keep anything else, nor the order of
+//!   writes: that is what a power cut takes away in the tests.
+//! - BLAKE3 does not collide, and SHA-1 does not where a collision-detecting SHA-1 finds nothing.
+//! - Processes end at any instruction, messages are lost, repeated, late or cut off, and clocks jump.
+//!   None of the arguments below rests on a timeout: timeouts only decide when to try something else.
+//! - A catalog is not copied while its main server runs and brought back later in its place: the nodes
+//!   cannot tell such a copy from the catalog that they know. One that was copied while its main server
+//!   stood still they can tell.
+//! - Fewer disks are destroyed together than a chunk has copies. Whoever has them all destroyed within
+//!   the time that one repair takes loses what was on these alone.
+//!
+//! # 1. What was acknowledged is never lost
+//!
+//! *A copy that is reported exists.* A node answers and reports (`stored`) only after
+//! `segments` returned from `wait_durable`: the record, whose bytes were hashed as
+//! they came in, was written, its segment synced, and the directory that names the segment synced
+//! before the segment took its first record. A sync that fails ends all storing of that node for good,
+//! since nobody knows what the disk holds then; it is not tried again as if nothing had been.
+//!
+//! *A copy that counts is one that exists.* The `catalog` enters a copy on its
+//! holder's own word alone, with a token as proof that it was to be there. A node that comes back
+//! counts only after what it really holds was compared, bucket by bucket, with the books: nothing that
+//! it lost while it was away is relied upon.
+//!
+//! *A commit rests on copies that count.* `commit_files` checks in its own transaction that every chunk
+//! is the account's own, is not condemned, and has enough copies on nodes that are alive. Those two
+//! checks and the new version become durable in one sync of the catalog, and only then is the client
+//! answered. Confirmations may be answered before their sync, since none of them is a promise to a
+//! client: the commit that makes them matter is in the same log behind them, so its sync covers them.
+//!
+//! *A version keeps its chunks.* From the commit on, the chunk's record counts its references; only a
+//! transaction that takes the last of them away can condemn it (promise 2). An upload that has not come
+//! to its commit is held by its lease; when that has run out, the commit finds the chunk missing and
+//! says so, and the client stores it again.
+//!
+//! *The books outlive their disk.* Each change of the catalog is in the `journal` on
+//! at least two nodes a moment later. What the main server's disk takes with it is at most the lag that
+//! its status showed; recovery refuses to pass over a piece that is missing before that.
+//!
+//! # 2. Nothing that we do lowers the number of verified copies below what is wanted
+//!
+//! There are just three things by which the store itself takes a copy away: a node's drop of a damaged
+//! one, the deletion of one that was condemned, and compaction. (A node that is struck off loses its
+//! copies by a person's word; without force that is refused while anything depends on them.)
+//!
+//! *Damage.* What does not match its checksum is no copy. It is dropped only after a second reading said
+//! the same, and reported, so that it is made anew from another. Nobody's word but the holder's own
+//! reading costs a copy: a client's report only makes the holder look.
+//!
+//! *Condemning comes before deleting, durably.* A copy is deleted on its node only by an order, an order
+//! is made only from the table of condemned copies, and that table is read only where it is durable. The
+//! transaction that condemns takes the copy off the chunk's record. So at no time, whatever crashes,
+//! does a copy count for which an order may be out.
+//!
+//! - *Surplus* is condemned only if, in that very transaction, enough other copies are counted on nodes
+//!   that are alive and compared, and stay. Two trims of one chunk are two transactions, and the second
+//!   sees what the first took. The confirmations on which that rests are older entries of the same log,
+//!   so they are durable when the order leaves: a power cut cannot take the new copy back and leave the
+//!   trim standing.
+//! - *Unreferred* chunks are condemned when nothing refers to them and no lease holds them (what a user
+//!   purges, whatever holds it); a commit that would refer to one runs before that transaction, and is
+//!   seen by it, or after it, finds it gone, and says so, and the client stores it again.
+//! - *Unknown* serials, which a node holds and the books lack, wait a day of a clock that nobody doubts,
+//!   and never go in large numbers without a person's word: they may be what a restored catalog has forgotten.
+//!
+//! *An order cannot hit other bytes.* It names serials. A serial is drawn once for each storing of a
+//! chunk, from a sequence that each start of a main server moves above everything that any earlier life
+//! of the catalog can have given out, backups and copies of it included; the same bytes stored anew have
+//! another. While a serial is condemned on a node, a confirmation of it from there is refused, so an
+//! order that is repeated late finds nothing that counts.
+//!
+//! *A main server that is not the right one deletes nothing.* Each start of a main server enters a random
+//! incarnation into the catalog's history. A node obeys an order to delete only from one whose history
+//! holds the last incarnation that the node saw. A blank catalog, an old backup, or the second of two
+//! copies lacks it, until a person adopts it.
+//!
+//! *Even a wrong order is not the end.* A node moves what it is told to delete to its trash: a tombstone
+//! hides the record, whose bytes stay for at least an hour and until the space is needed. An inventory
+//! shows the trash, too, and what the books count on is taken out of it again.
+//!
+//! *Compaction moves, and only then forgets.* The live records of a segment are verified while they are
+//! copied, the copies are synced, the index points to them, and only then does the old segment go. After
+//! a crash in between both are there, and the later one counts. A tombstone hides every earlier record
+//! of its serial, and stays until no older segment holds one, so nothing that was removed comes back.
+//!
+//! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
+//!
+//! *What is not closed yet.* Two windows are known. A `stored` that is still on its way while its copy is
+//! deleted by an order, and that order is acknowledged, counts a copy that is gone, until the node's next
+//! inventory; for that, a chunk must be stored again on a node in the moment in which its surplus copy is
+//! deleted there. And a read that the disk fails for a moment, twice in a row, is taken for damage.
+//!
+//! # 3. Nobody reads or writes what they were not granted
+//!
+//! Every transfer with a node needs a `token`: an HMAC over the operation, the node, the
+//! chunk, its serial and length, the account and the expiry, under a key that only the main server and
+//! that node have. A store token lets in the very bytes that it names; a fetch token reads one chunk; a
+//! remove token names the list of serials by its hash. The main server makes them for an account's own
+//! chunks alone: to know a hash is not enough, and no answer tells whether another account has it. What
+//! the nodes keep of the catalog is sealed under a key that they do not have.
+//!
+//! # 4. It explains itself
+//!
+//! Placement returns a reason with every node that it takes or refuses, and the reason is kept with the
+//! copy. Everything that waits (a brake, a node that is to come back, a disk that is full) is a notice in
+//! the status with its numbers and the next thing to type. Faults come from one list, and say what
+//! failed, on what, and why.
+//!
+//! # 5. Anyone can write a client
+//!
+//! protocol.md is the contract. Its examples and vectors are read by the tests with the very types that
+//! the programs use, so it cannot drift; and a client of under 100 lines of Python, written by it, is run
+//! against the programs.
+//!
+//! # 6. As fast as the machine
+//!
+//! The only work for each byte is one hash at each end, one copy to the disk and one to the network:
+//! chunks are never inside JSON, never copied between buffers of ours, and never pass through the main
+//! server. Durability costs what one sync shared by all that wait for it costs.
+//!
+//! # 7. Small
+//!
+//! Whatever a peer can make grow has a bound: messages by their limits, checked before anything is
+//! allocated; connections by their number; payloads under way by a budget in bytes, which duplicates have
+//! of their own, so that nodes which store to each other cannot wait for each other; queues by a capacity
+//! beyond which their content is found again in the catalog. Lists of chunks are read in pages; what is
+//! kept of each chunk in memory is the node's index entry alone.
