@@ -44,8 +44,11 @@ impl Main {
             let record = confirmed.next().expect("the catalog answers for each copy")?;
             self.under_way().end(record.serial, node);
             let targets = match claims.operation {
-                Operation::Store => targeting.targets(&record),
-                Operation::Duplicate | Operation::Fetch | Operation::Remove => Vec::new(),
+                // One that has yet to be compared tells of earlier copies again, and forwards nothing.
+                Operation::Store if targeting.live.contains(&node) => targeting.targets(&record),
+                Operation::Store | Operation::Duplicate | Operation::Fetch | Operation::Remove => {
+                    Vec::new()
+                }
             };
             Ok(Confirmed { targets })
         };

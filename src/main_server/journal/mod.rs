@@ -58,6 +58,8 @@ struct Kept {
 #[derive(Default)]
 struct State {
     progress: Progress,
+    /// Since when there are changes that the catalog has handed over and that are in no piece yet.
+    taking: Option<std::time::Instant>,
     keepers: Vec<NodeId>,
     /// What each node heard last: whether it is a keeper, and which generation is on two nodes.
     told: BTreeMap<NodeId, (bool, u64)>,
@@ -96,8 +98,10 @@ impl Journal {
     /// Milliseconds since the oldest change that is not on two nodes yet.
     fn lag_ms(&self, state: &State) -> u64 {
         let pending = self.kept.as_ref().and_then(|kept| kept.catalog.changed_since());
-        let oldest = state.progress.unsafe_since().into_iter().chain(pending).min();
-        oldest.map_or(0, |since| since.elapsed().as_millis() as u64)
+        let known = [state.progress.unsafe_since(), state.taking, pending];
+        let oldest = known.into_iter().flatten().min();
+        // Nothing is 0 but what is on two nodes.
+        oldest.map_or(0, |since| (since.elapsed().as_millis() as u64).max(1))
     }
 
     /// A node has started anew: it is asked again, even if it said that it could not.

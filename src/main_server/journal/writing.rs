@@ -167,6 +167,9 @@ impl Desk<'_> {
         // Before: what changes from here on is told of anew.
         self.has_changes = false;
         self.last_boundary = Instant::now();
+        // What the boundary takes from the catalog is in no piece yet, and must not look safe.
+        let since = self.kept.catalog.changed_since().unwrap_or(self.last_boundary);
+        self.journal.lock().taking = Some(since);
         Ok(self.kept.catalog.boundary()?)
     }
 
@@ -198,8 +201,11 @@ impl Desk<'_> {
                 state.progress.grew(number, bytes, generation.sequence, false);
             }
             state.progress.bounded(since, time);
+            state.taking = None;
             drop(state);
             self.journal.ring();
+        } else {
+            self.journal.lock().taking = None;
         }
         Ok(())
     }
@@ -235,6 +241,7 @@ impl Desk<'_> {
             state.progress.end_before(first.number);
         }
         state.progress.begin(number, begun.bytes, since, self.main.clock.wall());
+        state.taking = None;
         self.generations.push(begun);
         Ok(())
     }
