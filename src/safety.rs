@@ -76,6 +76,15 @@
 //! another. While a serial is condemned on a node, a confirmation of it from there is refused, so an
 //! order that is repeated late finds nothing that counts.
 //!
+//! *A confirmation cannot outlive its copy.* A `stored` that came after the removal was acknowledged,
+//! and so forgotten, would count a copy that is gone. The node tells only of copies that its index
+//! holds when the exchange begins, however long the confirmation has waited, and acknowledges a removal
+//! only when the index holds its copies no more and the exchange that had begun before is over: so each
+//! `stored` of it was answered before, while the copy was condemned and could not count. Nothing is held
+//! up for that, and nobody waits in a circle: whoever removes holds no lock while it waits for an
+//! exchange, and an exchange waits for the main server alone, for a bounded time. In the same way a
+//! `stored` never follows the `lost` of what was dropped: it is left out, or was sent before.
+//!
 //! *A main server that is not the right one deletes nothing.* Each start of a main server enters a random
 //! incarnation into the catalog's history. A node obeys an order to delete only from one whose history
 //! holds the last incarnation that the node saw. A blank catalog, an old backup, or the second of two
@@ -92,10 +101,10 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* Two windows are known. A `stored` that is still on its way while its copy is
-//! deleted by an order, and that order is acknowledged, counts a copy that is gone, until the node's next
-//! inventory; for that, a chunk must be stored again on a node in the moment in which its surplus copy is
-//! deleted there. And a read that the disk fails for a moment, twice in a row, is taken for damage.
+//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
+//! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
+//! order and that order was acknowledged on another connection, a copy counts that is gone, until the
+//! node's next inventory. And a read that the disk fails for a moment, twice in a row, is taken for damage.
 //!
 //! # 3. Nobody reads or writes what they were not granted
 //!

@@ -4,20 +4,24 @@
 //!
 //! What waits is sent in the order in which it came, as far as that matters: a `lost` is never sent
 //! before or together with what was said before it.
+//!
+//! A copy is told of only if it is held when its exchange begins: one that was removed or dropped
+//! while its confirmation waited is left out. And a drop is told of in a later exchange than the one
+//! that is under way, and a removal acknowledged only after that (`settle`). So whichever came first,
+//! the main server's books end with what is here.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 
 use crate::causes::with_causes;
-use crate::ids::{Address, NodeId, Serial};
-use crate::token::Token;
-use crate::wire::node_to_main::{DuplicatedChunk, Target};
-use crate::wire::to_main::Addresses;
-use crate::wire::{Fault, FaultCode, MAX_CONFIRMATIONS, MAX_ITEMS};
+use crate::ids::Serial;
+use crate::wire::node_to_main::DuplicatedChunk;
+use crate::wire::{MAX_CONFIRMATIONS, MAX_ITEMS};
 
+use super::batch::{Answers, Batch, Job, StoredCopy, What, unheard};
 use super::exchange::tell;
 use super::shared::Shared;
 
@@ -27,29 +31,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long something is worth sending for which nobody waits.
 const NOTE_PATIENCE: Duration = Duration::from_secs(60);
-
-/// A node to duplicate to, where it is, and the token to do so.
-#[derive(Debug, Clone)]
-pub(super) struct Destination {
-    pub node: NodeId,
-    pub address: Address,
-    pub token: Token,
-}
-
-/// The targets with their addresses. A target without one is of no use.
-pub(super) fn destinations(targets: Vec<Target>, nodes: &Addresses) -> Vec<Destination> {
-    let known = targets.into_iter().filter_map(|target| {
-        let address = nodes.get(&target.node).cloned();
-        if address.is_none() {
-            log::warn!("a target came without an address node={}", target.node);
-        }
-        Some(Destination { node: target.node, address: address?, token: target.token })
-    });
-    known.collect()
-}
-
-/// For each copy where to duplicate it, or why it does not count.
-pub(super) type Answers = Vec<Result<Vec<Destination>, Fault>>;
 
 /// The queue of what is to be told.
 #[derive(Debug, Default)]
@@ -72,26 +53,6 @@ struct Queue {
     nudged: bool,
 }
 
-/// Something to tell.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub what: What,
-    /// `None` where nobody waits.
-    answer: Option<Sender<Answers>>,
-    /// When it is not worth sending any more.
-    until: Option<Instant>,
-}
-
-/// What there is to tell.
-#[derive(Debug)]
-pub(super) enum What {
-    /// At most `MAX_CONFIRMATIONS`.
-    Stored(Vec<Token>),
-    /// At most `MAX_CONFIRMATIONS`.
-    Duplicated(Vec<DuplicatedChunk>),
-    Lost(Serial),
-}
-
 /// Nothing is told to the main server while this is held.
 pub(super) struct Paused<'a>(&'a Confirmer);
 
@@ -104,9 +65,10 @@ impl Drop for Paused<'_> {
 
 impl Confirmer {
     /// Confirms durable copies by the tokens with which they came. Waits for the answers, for at
-    /// most `patience`: copies without one are `busy`, though they are durable.
-    pub fn confirm(&self, tokens: Vec<Token>, patience: Duration) -> Answers {
-        self.ask(tokens, What::Stored, patience)
+    /// most `patience`: copies without one are `busy`, though they are durable, and so are those that
+    /// are not here any more.
+    pub fn confirm(&self, copies: Vec<StoredCopy>, patience: Duration) -> Answers {
+        self.ask(copies.into_iter().map(Some).collect(), What::Stored, patience)
     }
 
     /// Reports how duplication went, and waits for further targets.
@@ -140,6 +102,15 @@ impl Confirmer {
             .wait_while(queue, |queue| queue.exchanging)
             .unwrap_or_else(PoisonError::into_inner);
         Paused(self)
+    }
+
+    /// Returns once the exchange that is under way, if there is one, is over. What is not held any
+    /// more is told of in none that begins after the call.
+    ///
+    /// Whoever waits here holds no lock, and an exchange waits for the main server alone, and not for
+    /// long: so nobody who waits here is waited for.
+    pub fn settle(&self) {
+        drop(self.pause());
     }
 
     /// Says that the main server can be reached, to a thread that pauses because it could not.
@@ -275,25 +246,6 @@ impl Confirmer {
     }
 }
 
-fn unheard() -> Fault {
-    let message = "the chunk is safe on this node, but the main server could not be told in time";
-    Fault::new(FaultCode::Busy, message)
-}
-
-/// What travels in one exchange: copies that are lost, or else what is there.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    pub lost: Vec<Job>,
-    pub stored: Vec<Job>,
-    pub duplicated: Vec<Job>,
-}
-
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.lost.is_empty() && self.stored.is_empty() && self.duplicated.is_empty()
-    }
-}
-
 impl Queue {
     /// True when the next exchange may begin, or there is to be none any more.
     fn may_tell(&self) -> bool {
@@ -312,8 +264,8 @@ impl Queue {
                     let fits = is_first && batch.lost.len() < MAX_ITEMS;
                     (&mut batch.lost, fits)
                 }
-                What::Stored(tokens) => {
-                    stored += tokens.len();
+                What::Stored(copies) => {
+                    stored += copies.len();
                     (&mut batch.stored, stored <= MAX_CONFIRMATIONS && batch.lost.is_empty())
                 }
                 What::Duplicated(chunks) => {
@@ -335,36 +287,24 @@ impl Queue {
     }
 }
 
-impl What {
-    /// Chunks, and so answers.
-    pub fn len(&self) -> usize {
-        match self {
-            What::Stored(tokens) => tokens.len(),
-            What::Duplicated(chunks) => chunks.len(),
-            What::Lost(_) => 1,
-        }
-    }
-}
-
-impl Job {
-    /// Hands the answers to whoever waits for them.
-    pub fn deliver(self, answers: Answers) {
-        if let Some(answer) = self.answer {
-            // Whoever waited may have lost patience.
-            let _ = answer.send(answers);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
 
     use super::*;
+    use crate::ids::{ChunkId, HashAlgorithm};
+    use crate::storage_node::batch::gone;
+    use crate::token::Token;
 
-    fn stored(confirmer: &Confirmer, tokens: usize) {
-        let tokens = vec![Token::from_text("a token".to_string()); tokens];
-        confirmer.push(Job { what: What::Stored(tokens), answer: None, until: None });
+    fn copy(serial: u64) -> StoredCopy {
+        let id = ChunkId::of(HashAlgorithm::Blake3, &serial.to_be_bytes());
+        StoredCopy { serial: Serial(serial), id, token: Token::from_text(serial.to_string()) }
+    }
+
+    fn stored(confirmer: &Confirmer, copies: usize) {
+        let copies = (0..copies).map(|n| Some(copy(n as u64)));
+        let what = What::Stored(copies.collect());
+        confirmer.push(Job { what, answer: None, until: None });
     }
 
     /// How many lost copies, stored ones and duplicated ones travel together next.
@@ -409,6 +349,41 @@ mod tests {
         assert_eq!(next(&confirmer), (1, 0, 0));
         confirmer.stop();
         assert!(confirmer.next_batch().is_none());
+    }
+
+    #[test]
+    fn a_copy_that_is_gone_before_it_was_told_of_is_left_out_and_its_place_answered() {
+        let confirmer = Confirmer::default();
+        thread::scope(|scope| {
+            let asked = |serials: std::ops::Range<u64>| {
+                let copies: Vec<_> = serials.map(copy).collect();
+                scope.spawn(|| confirmer.confirm(copies, Duration::from_secs(60)))
+            };
+            let (some, none) = (asked(0..4), asked(4..6));
+            while confirmer.lock().jobs.len() < 2 {
+                thread::yield_now();
+            }
+            let mut batch = confirmer.next_batch().unwrap();
+            batch.leave_out(|copy| copy.serial != Serial(1) && copy.serial < Serial(4));
+            // It could not be told, and another one goes meanwhile.
+            confirmer.end_exchange(batch);
+            let mut batch = confirmer.next_batch().unwrap();
+            batch.leave_out(|copy| copy.serial != Serial(0));
+            let job = batch.stored.pop().unwrap();
+            assert_eq!((job.what.len(), batch.is_empty()), (2, true));
+            job.deliver(vec![Ok(Vec::new()), Err(unheard())]);
+            confirmer.end_exchange(batch);
+            let messages = |answers: Answers| {
+                answers
+                    .into_iter()
+                    .map(|one| one.err().map(|fault| fault.message))
+                    .collect::<Vec<_>>()
+            };
+            let (gone, unheard) = (Some(gone().message), Some(unheard().message));
+            let answers = messages(some.join().unwrap());
+            assert_eq!(answers, [gone.clone(), gone.clone(), None, unheard]);
+            assert_eq!(messages(none.join().unwrap()), [gone.clone(), gone]);
+        });
     }
 
     #[test]

@@ -162,7 +162,10 @@ impl Control<'_> {
     /// Tells a main server that started anew of the latest copies, of which it may have lost the
     /// confirmation. Before the inventory, which would take them for copies that nobody knows.
     fn confirm_again(&self, connection: &mut Connection) -> Result<(), CallError> {
-        for tokens in self.shared.recent.tokens().chunks(MAX_CONFIRMATIONS) {
+        // What is removed from now on is acknowledged by this same thread, after these.
+        let held = self.shared.recent.copies().into_iter().filter(|copy| self.shared.holds(copy));
+        let tokens: Vec<_> = held.map(|copy| copy.token).collect();
+        for tokens in tokens.chunks(MAX_CONFIRMATIONS) {
             // Where else they are to go, the main server finds out by itself once all nodes are back.
             match connection.call(&Stored { tokens: tokens.to_vec().into() }) {
                 Ok(_) => log::info!("copies confirmed again chunks={}", tokens.len()),

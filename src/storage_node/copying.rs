@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::wire::node_to_main::{DuplicatedChunk, FailedTarget, Target};
 
-use super::confirmer::destinations;
+use super::batch::destinations;
 use super::forward::{self, Outgoing};
 use super::orders::{Accepted, missing};
 use super::shared::{Member, Shared};

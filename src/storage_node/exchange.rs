@@ -5,17 +5,23 @@ use crate::wire::node_to_main::{Confirmed, Duplicated, Lost, Stored};
 use crate::wire::to_main::Addresses;
 use crate::wire::{CallError, Connection, Fault, Message, Outcome};
 
-use super::confirmer::{ANSWER_TIMEOUT, Batch, Job, What, destinations};
+use super::batch::{Batch, Job, What, destinations};
+use super::confirmer::ANSWER_TIMEOUT;
 use super::shared::Shared;
 use super::sockets::Dialled;
 
 /// Tells the main server, once more on a new connection if an old one turns out to be dead. What
-/// it answered is out of `batch` afterwards; what is left must be told again.
+/// it answered is out of `batch` afterwards, and so is what is not held any more; what is left must
+/// be told again.
 pub(super) fn tell(
     shared: &Shared,
     connection: &mut Option<Dialled>,
     batch: &mut Batch,
 ) -> Result<(), CallError> {
+    batch.leave_out(|copy| shared.holds(copy));
+    if batch.is_empty() {
+        return Ok(());
+    }
     if let Some(open) = connection {
         match exchange(open, batch) {
             Ok(()) => return Ok(()),
@@ -42,7 +48,9 @@ fn exchange(connection: &mut Connection, batch: &mut Batch) -> Result<(), CallEr
     for job in batch.lost.iter().chain(&batch.stored).chain(&batch.duplicated) {
         match &job.what {
             What::Lost(serial) => serials.push(*serial),
-            What::Stored(part) => tokens.extend_from_slice(part),
+            What::Stored(part) => {
+                tokens.extend(part.iter().flatten().map(|copy| copy.token.clone()));
+            }
             What::Duplicated(part) => chunks.extend_from_slice(part),
         }
     }

@@ -14,7 +14,7 @@ use crate::wire::node_to_main::{DuplicatedChunk, FailedTarget};
 use crate::wire::to_node::{Store, StoreChunk};
 use crate::wire::{CallError, Connection, Hello, Outcome, Role};
 
-use super::confirmer::Destination;
+use super::batch::Destination;
 use super::shared::Shared;
 use super::sockets::{Dialled, Sockets};
 

@@ -311,7 +311,13 @@ fn remove(
     if !shared.is_adopted() {
         return false;
     }
-    match member.remove(serials, purge) {
+    let removed = member.take_out(serials, purge).and_then(|tickets| {
+        // The confirmation of one of them may be on its way, and would count once the order is
+        // acknowledged and forgotten. From now on none is sent any more.
+        shared.confirmer.settle();
+        member.wait_durable(&tickets).map(|()| tickets.len())
+    });
+    match removed {
         Ok(removed) => {
             log::info!("removed order={} chunks={removed} purge={purge}", order.order);
             true

@@ -17,6 +17,7 @@ use crate::wire::frame::PayloadBuffer;
 use crate::wire::node_to_main::Space;
 use crate::wire::{CallError, Fault, Hello, Role};
 
+use super::batch::StoredCopy;
 use super::buffers::Pool;
 use super::config::{NodeConfig, NodeLimits, ScrubConfig};
 use super::confirmer::Confirmer;
@@ -248,6 +249,12 @@ impl Shared {
         }
     }
 
+    /// True if the copy is still here, so that it may be told of.
+    pub fn holds(&self, copy: &StoredCopy) -> bool {
+        let is_held = |member: Arc<Member>| member.store.length(copy.serial, &copy.id).is_ok();
+        self.member().is_some_and(is_held)
+    }
+
     /// Takes out a copy whose reading said that it is damaged, and has the main server told.
     pub fn drop_damaged(&self, member: &Member, serial: Serial, id: &ChunkId) {
         self.counters.count_damaged();
@@ -338,15 +345,14 @@ impl Member {
         }
     }
 
-    /// Takes chunks out, with one wait for all of them; returns how many were here. Removing what
-    /// is not here is done already.
-    pub fn remove(&self, serials: &[Serial], purge: bool) -> Result<usize, StoreError> {
+    /// Takes chunks out, as far as they are here: at once for readers, and for good once
+    /// `wait_durable` returned.
+    pub fn take_out(&self, serials: &[Serial], purge: bool) -> Result<Vec<Ticket>, StoreError> {
         let mut tickets = Vec::new();
         for serial in serials {
             tickets.extend(self.store.remove(*serial, purge)?);
         }
-        self.wait_durable(&tickets)?;
-        Ok(tickets.len())
+        Ok(tickets)
     }
 
     /// Brings chunks back from the trash, for good, as far as that goes.
@@ -366,7 +372,8 @@ impl Member {
         }
     }
 
-    fn wait_durable(&self, tickets: &[Ticket]) -> Result<(), StoreError> {
+    /// Waits once for all of these.
+    pub fn wait_durable(&self, tickets: &[Ticket]) -> Result<(), StoreError> {
         tickets.iter().max().map_or(Ok(()), |last| self.store.wait_durable(*last))
     }
 

@@ -8,6 +8,7 @@ use crate::token::{Claims, Operation, Token};
 use crate::wire::to_node::{Store, StoreChunk, StoreReply, StoredChunk};
 use crate::wire::{Fault, FaultCode, Outcome};
 
+use super::batch::StoredCopy;
 use super::fault;
 use super::forward::{self, Outgoing};
 use super::service::not_a_member;
@@ -126,6 +127,11 @@ impl Verified<'_> {
         let Claims { id, serial, account, .. } = self.claims;
         NewChunk { id, serial, account, bytes: self.bytes }
     }
+
+    fn as_copy(&self) -> StoredCopy {
+        let Claims { id, serial, .. } = self.claims;
+        StoredCopy { serial, id, token: self.token.clone() }
+    }
 }
 
 /// Stores the good ones, has them confirmed, and duplicates those that clients brought.
@@ -151,10 +157,10 @@ fn keep(
     let mut refuse = |at: usize, fault: Fault| outcomes[at] = Err(fault);
     let durable = make_durable(shared, member, verified, &mut refuse);
     shared.counters.count_stored(durable.len() as u64);
-    let tokens = durable.iter().map(|chunk| chunk.token.clone()).collect();
-    let confirmed = shared.confirmer.confirm(tokens, shared.limits.confirm_patience);
+    let copies = durable.iter().map(Verified::as_copy).collect();
+    let confirmed = shared.confirmer.confirm(copies, shared.limits.confirm_patience);
     let counted = durable.iter().zip(&confirmed).filter(|(_, confirmed)| confirmed.is_ok());
-    shared.recent.note(counted.map(|(chunk, _)| chunk.token.clone()));
+    shared.recent.note(counted.map(|(chunk, _)| chunk.as_copy()));
     let mut places = Vec::new();
     let mut outgoing = Vec::new();
     for (chunk, confirmed) in durable.iter().zip(confirmed) {

@@ -82,7 +82,7 @@ pub enum Told {
         node: NodeId,
         held: Vec<HeldChunk>,
     },
-    /// A `stored`, which was answered with a fault.
+    /// A `stored`, which was answered with a fault, or not looked at yet.
     PutOff,
 }
 
@@ -105,6 +105,8 @@ pub struct Books {
     pub lose_add_me_reply: bool,
     /// `stored` is answered with this.
     pub stored_fault: Option<Fault>,
+    /// `stored` is not looked at.
+    pub stored_hangs: bool,
     pub orders: Vec<(NodeId, Order)>,
     /// Keys to announce in the next heartbeat.
     pub announce: Vec<KeyId>,
@@ -151,6 +153,7 @@ impl Books {
             further: HashMap::new(),
             lose_add_me_reply: false,
             stored_fault: None,
+            stored_hangs: false,
             orders: Vec::new(),
             announce: Vec::new(),
             beats: HashMap::new(),

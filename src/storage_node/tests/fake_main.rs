@@ -350,6 +350,11 @@ impl FakeService {
 
     fn stored(&self, node: NodeId, request: Stored) -> Result<StoredReply, Fault> {
         let mut books = self.books();
+        if books.stored_hangs {
+            self.tell(Told::PutOff);
+            let hangs = |books: &mut Books| books.stored_hangs && !books.stopping;
+            books = self.0.changed.wait_while(books, hangs).unwrap();
+        }
         if let Some(fault) = books.stored_fault.clone() {
             self.tell(Told::PutOff);
             return Err(fault);

@@ -1,14 +1,16 @@
 //! Removals: by whose word, what of them comes back, and whose space.
 
+use std::thread;
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::ids::{ChunkId, HashAlgorithm, Incarnation, KeyId, NodeId, Serial};
+use crate::storage_node::batch::StoredCopy;
 use crate::token::{Claims, Operation};
-use crate::wire::FaultCode;
 use crate::wire::node_to_main::{Action, Order};
+use crate::wire::{Fault, FaultCode};
 
-use super::fake_main::{FakeMain, TIME, Told};
+use super::fake_main::{Books, DEADLINE, FakeMain, TIME, Told};
 use super::talk::*;
 
 /// An order to remove, good but for what `change` changes in its token.
@@ -163,6 +165,97 @@ fn what_the_books_count_on_comes_back_from_the_trash() {
     // For good.
     let report = node.check();
     assert_eq!(report.chunks.iter().map(|chunk| chunk.serial.0).collect::<Vec<_>>(), [1, 3]);
+}
+
+/// Stores the chunk while the main server puts the confirmation off as `put_off` says, and has it
+/// removed. Then `while_under_way` sees to the rest; the answer to the store is returned.
+fn removed_while_it_is_confirmed(
+    main: &FakeMain,
+    node: &Running,
+    put_off: impl FnOnce(&mut Books),
+    while_under_way: impl FnOnce(),
+) -> Stored {
+    main.announce(put_off);
+    thread::scope(|scope| {
+        let storing = scope.spawn(|| store(main, &node.node, 1, &bytes(1)));
+        main.await_told(|told| *told == Told::PutOff);
+        let order = removal(main, node.number(), 1, &[1], |_| {});
+        main.announce(|books| books.orders.push(order));
+        while_under_way();
+        storing.join().unwrap()
+    })
+}
+
+/// A confirmation that waited while its copy was removed was sent once more after the removal was
+/// acknowledged, and counted.
+#[test]
+fn a_copy_that_was_removed_before_the_main_server_knew_of_it_is_never_told_of() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let busy = Fault::new(FaultCode::Busy, "later");
+    let put_off = |books: &mut Books| books.stored_fault = Some(busy);
+    let stored = removed_while_it_is_confirmed(&main, &node, put_off, || {
+        main.await_obeyed();
+        main.announce(|books| books.stored_fault = None);
+    });
+    let fault = stored.unwrap_err();
+    assert_eq!((fault.code, fault.retryable), (FaultCode::Busy, true));
+    assert!(main.held(node.number()).is_empty() && !is_held(&main, &node, 1));
+    // Stored again, it counts.
+    store(&main, &node.node, 1, &bytes(1)).unwrap();
+    assert!(main.held(node.number()).contains(&Serial(1)) && is_held(&main, &node, 1));
+}
+
+#[test]
+fn a_removal_is_not_acknowledged_before_a_confirmation_that_was_on_its_way_has_arrived() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let put_off = |books: &mut Books| books.stored_hangs = true;
+    let stored = removed_while_it_is_confirmed(&main, &node, put_off, || {
+        while is_held(&main, &node, 1) {
+            thread::yield_now();
+        }
+        // Time enough to acknowledge it.
+        await_beats(&main);
+        assert_eq!(main.books().orders.len(), 1);
+        main.announce(|books| books.stored_hangs = false);
+        main.await_obeyed();
+    });
+    assert!(stored.is_ok() && main.held(node.number()).contains(&Serial(1)));
+}
+
+/// The main server was told that the copy was lost, and then that it was there.
+#[test]
+fn what_is_not_held_is_not_told_of_however_it_went() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 1);
+    let shared = &node.node.shared;
+    let copy = |serial: u64| {
+        let token = main.token(Operation::Store, node.number(), serial, &bytes(serial));
+        StoredCopy { serial: Serial(serial), id: blake3(&bytes(serial)), token }
+    };
+    shared.confirmer.lost(Serial(2));
+    let answers = shared.confirmer.confirm(vec![copy(2), copy(1)], DEADLINE);
+    let codes: Vec<_> = answers.into_iter().map(|one| one.err().map(|fault| fault.code)).collect();
+    assert_eq!(codes, [Some(FaultCode::Busy), None]);
+    assert_eq!(main.held(node.number()).into_iter().collect::<Vec<_>>(), [Serial(1)]);
+}
+
+#[test]
+fn what_was_removed_within_the_last_minute_is_not_confirmed_to_a_main_server_that_started_anew() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 2);
+    let number = node.number();
+    let order = removal(&main, number, 1, &[1], |_| {});
+    main.announce(|books| books.orders.push(order));
+    main.await_obeyed();
+    let (mut books, address) = main.stop();
+    books.incarnation = Incarnation::random();
+    let main = FakeMain::with(books, address);
+    let confirmed = main.await_told(|told| matches!(told, Told::Stored { .. }));
+    assert_eq!(confirmed, Told::Stored { node: number, serial: Serial(2) });
+    main.await_told(|told| *told == Told::Compared { node: number });
+    assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(2)]);
 }
 
 #[test]
