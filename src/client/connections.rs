@@ -1,15 +1,16 @@
 //! Open connections, kept and used again.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::ids::{Address, NodeId, Secret};
 use crate::wire::connection::{CallError, Connection, Dialing};
 use crate::wire::frame::FrameError;
-use crate::wire::{Hello, Role};
+use crate::wire::{Dialled, Hello, Role, Sockets};
 
-/// Connections that wait to be used again, per server.
-const KEPT_PER_SERVER: usize = 6;
+/// Connections that wait to be used again, per server: as many as there are operations at a time, since
+/// to open one anew costs more than a small exchange on it.
+const KEPT_PER_SERVER: usize = 32;
 
 /// Who should answer at an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,16 +22,18 @@ pub(super) enum Peer {
 pub(super) struct Connections {
     dialing: Dialing,
     key: Secret,
+    sockets: Arc<Sockets>,
     /// Guards the table alone; connections are used outside of it.
-    idle: Mutex<HashMap<Address, Vec<Connection>>>,
+    idle: Mutex<HashMap<Address, Vec<Dialled>>>,
 }
 
 impl Connections {
-    pub fn new(dialing: Dialing, key: Secret) -> Connections {
-        Connections { dialing, key, idle: Mutex::default() }
+    /// Connections that `sockets` can cut.
+    pub fn new(dialing: Dialing, key: Secret, sockets: Arc<Sockets>) -> Connections {
+        Connections { dialing, key, sockets, idle: Mutex::default() }
     }
 
-    fn idle(&self) -> MutexGuard<'_, HashMap<Address, Vec<Connection>>> {
+    fn idle(&self) -> MutexGuard<'_, HashMap<Address, Vec<Dialled>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,7 +64,7 @@ impl Connections {
         result
     }
 
-    fn keep<T>(&self, connection: Connection, result: &Result<T, CallError>) {
+    fn keep<T>(&self, connection: Dialled, result: &Result<T, CallError>) {
         // After any error but a fault the stream may be out of step.
         if matches!(result, Ok(_) | Err(CallError::Fault(_))) {
             let mut idle = self.idle();
@@ -72,12 +75,12 @@ impl Connections {
         }
     }
 
-    fn open(&self, address: &Address, peer: Peer) -> Result<Connection, CallError> {
+    fn open(&self, address: &Address, peer: Peer) -> Result<Dialled, CallError> {
         let mut hello = Hello::new(Role::Client);
         if peer == Peer::Main {
             hello.key = Some(self.key);
         }
-        let connection = Connection::open(address, &self.dialing, &hello)?;
+        let connection = self.sockets.open(address, &self.dialing, &hello)?;
         let answered = connection.hello().node;
         let what = match (peer, answered) {
             (Peer::Main, Some(node)) => format!("storage node {node}"),

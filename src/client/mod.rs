@@ -101,15 +101,24 @@ impl Client {
             answer_timeout,
             insecure_plaintext: settings.insecure_plaintext,
         };
-        let to_main = Connections::new(dialing(Duration::from_secs(30)), settings.key);
-        let to_nodes = Connections::new(dialing(read_chunk::FIRST_BYTE), settings.key);
+        let cancel = Cancel::default();
+        let to_main = Connections::new(
+            dialing(Duration::from_secs(30)),
+            settings.key,
+            cancel.sockets().clone(),
+        );
+        let to_nodes = Connections::new(
+            dialing(read_chunk::FIRST_BYTE),
+            settings.key,
+            cancel.sockets().clone(),
+        );
         let workers = Workers::new(settings.threads);
         Client(Arc::new(Inner {
             settings,
             to_main,
             to_nodes,
             workers,
-            cancel: Cancel::default(),
+            cancel,
             has_temporary: RwLock::new(()),
             is_established: AtomicBool::new(false),
         }))
@@ -206,6 +215,9 @@ impl Inner {
                 }
                 Err(error) => error,
             };
+            if self.cancel.is_cancelled() {
+                return Err(ClientError::Cancelled);
+            }
             log::debug!("the main server was asked in vain request={} {error}", M::NAME);
             let patience = self.patience(self.is_established.load(Ordering::Relaxed));
             let tries = tries.get_or_insert_with(|| Tries::new(patience));

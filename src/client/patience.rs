@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::ClientError;
+use crate::wire::Sockets;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -32,12 +33,15 @@ pub struct Cancel {
     /// Dropped by `cancel`, which disconnects the receiver for all who wait on it.
     sender: Arc<Mutex<Option<Sender<Infallible>>>>,
     receiver: Receiver<Infallible>,
+    /// Cut by `cancel`, so that no thread goes on waiting for an answer.
+    sockets: Arc<Sockets>,
 }
 
 impl Default for Cancel {
     fn default() -> Self {
         let (sender, receiver) = bounded(0);
-        Cancel { sender: Arc::new(Mutex::new(Some(sender))), receiver }
+        let sender = Arc::new(Mutex::new(Some(sender)));
+        Cancel { sender, receiver, sockets: Arc::default() }
     }
 }
 
@@ -45,6 +49,12 @@ impl Cancel {
     /// Operations under way, and all that are begun from now on, end with `Cancelled`.
     pub fn cancel(&self) {
         self.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.sockets.cut();
+    }
+
+    /// Through which all connections are dialled.
+    pub(super) fn sockets(&self) -> &Arc<Sockets> {
+        &self.sockets
     }
 
     /// True after `cancel`.

@@ -1,12 +1,17 @@
 //! The client's threads: a bounded number, started when there is work for them.
 //!
 //! A job never waits for another job, so however few threads there are, all jobs come to an end.
+//! Where an operation has just one job to wait for, its own thread does it: to hand it on and be woken
+//! for its result costs as much as a small exchange.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use crossbeam_channel::{Receiver, Sender, select, unbounded};
+
+use super::{ClientError, Inner};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -35,6 +40,70 @@ struct Count {
 impl Shared {
     fn count(&self) -> MutexGuard<'_, Count> {
         self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The jobs of one operation, and their results in the order in which they come.
+pub(super) struct Jobs<T> {
+    results: Sender<Option<T>>,
+    events: Receiver<Option<T>>,
+    /// Jobs whose results have not come yet.
+    under_way: usize,
+    /// The one that was started last, if no thread was given it yet.
+    held: Option<Box<dyn FnOnce() -> T + Send>>,
+}
+
+impl<T: Send + 'static> Jobs<T> {
+    pub fn new() -> Jobs<T> {
+        let (results, events) = unbounded();
+        Jobs { results, events, under_way: 0, held: None }
+    }
+
+    /// True when there is nothing to wait for.
+    pub fn is_empty(&self) -> bool {
+        self.under_way == 0
+    }
+
+    /// Has a job done, which ends soon when everything is cancelled.
+    pub fn start(&mut self, workers: &Workers, job: impl FnOnce() -> T + Send + 'static) {
+        self.under_way += 1;
+        if let Some(earlier) = self.held.replace(Box::new(job)) {
+            workers.submit(&self.results, earlier);
+        }
+    }
+
+    /// Has a job done that can take as long as it likes.
+    pub fn start_aside(&mut self, workers: &Workers, job: impl FnOnce() -> T + Send + 'static) {
+        self.under_way += 1;
+        workers.submit(&self.results, job);
+    }
+
+    /// The next result; `None` when `wake` is over before there is one.
+    pub fn next(
+        &mut self,
+        inner: &Inner,
+        wake: Option<Duration>,
+    ) -> Result<Option<T>, ClientError> {
+        if let Some(job) = self.held.take() {
+            if self.under_way == 1 && wake.is_none() {
+                self.under_way = 0;
+                let result = catch_unwind(AssertUnwindSafe(job));
+                let is_cancelled = inner.cancel.is_cancelled();
+                return match result {
+                    Ok(_) if is_cancelled => Err(ClientError::Cancelled),
+                    Ok(result) => Ok(Some(result)),
+                    Err(_) => Err(ClientError::Worker),
+                };
+            }
+            inner.workers.submit(&self.results, job);
+        }
+        let result = select! {
+            recv(self.events) -> result => result.expect("`self.results` keeps it open"),
+            recv(inner.cancel.receiver()) -> _ => return Err(ClientError::Cancelled),
+            default(wake.unwrap_or(Duration::from_secs(3600))) => return Ok(None),
+        };
+        self.under_way -= 1;
+        result.map(Some).ok_or(ClientError::Worker)
     }
 }
 

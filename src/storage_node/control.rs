@@ -14,7 +14,7 @@ use super::error::NodeError;
 use super::inventory;
 use super::join::{self, AddMeError};
 use super::shared::Shared;
-use super::sockets::Dialled;
+use crate::wire::Dialled;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);

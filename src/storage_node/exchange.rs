@@ -8,7 +8,7 @@ use crate::wire::{CallError, Connection, Fault, Message, Outcome};
 use super::batch::{Batch, Job, What, destinations};
 use super::confirmer::ANSWER_TIMEOUT;
 use super::shared::Shared;
-use super::sockets::Dialled;
+use crate::wire::Dialled;
 
 /// Tells the main server, once more on a new connection if an old one turns out to be dead. What
 /// it answered is out of `batch` afterwards, and so is what is not held any more; what is left must

@@ -16,7 +16,7 @@ use crate::wire::{CallError, Connection, Hello, Outcome, Role};
 
 use super::batch::Destination;
 use super::shared::Shared;
-use super::sockets::{Dialled, Sockets};
+use crate::wire::{Dialled, Sockets};
 
 /// How often further targets are tried for the same chunks.
 const ROUNDS: usize = 4;

@@ -12,7 +12,7 @@ use super::config::NodeConfig;
 use super::error::NodeError;
 use super::identity::{Membership, OWN_FILES};
 use super::shared::{Member, Shared};
-use super::sockets::Dialled;
+use crate::wire::Dialled;
 
 /// Why `add_me` came to nothing.
 #[derive(Debug)]

@@ -34,7 +34,6 @@ mod recent;
 mod scrub;
 mod service;
 mod shared;
-mod sockets;
 mod store;
 mod verifier;
 

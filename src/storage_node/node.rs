@@ -28,7 +28,7 @@ use super::orders;
 use super::scrub;
 use super::service::NodeService;
 use super::shared::Shared;
-use super::sockets::Dialled;
+use crate::wire::Dialled;
 
 /// A storage node that runs in this process. Dropping it stops it, too.
 pub struct Node {

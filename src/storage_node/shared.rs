@@ -32,7 +32,7 @@ use super::keys::{Keys, MainTime};
 use super::orders::Orders;
 use super::recent::Recent;
 use super::scrub::Scrub;
-use super::sockets::{Dialled, Sockets};
+use crate::wire::{Dialled, Sockets};
 
 /// Memory kept for payloads and reads while nothing needs it.
 const KEPT_PAYLOAD_BYTES: usize = 16 << 20;

@@ -9,6 +9,7 @@ pub mod list;
 pub mod node_to_main;
 #[cfg(test)]
 mod protocol_doc;
+mod sockets;
 #[cfg(test)]
 mod tests;
 pub mod to_main;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use connection::{CallError, Connection};
 pub use fault::{Fault, FaultCode, Outcome, RefusedNode};
 pub use list::List;
+pub use sockets::{Dialled, Sockets};
 
 use crate::clock::WallTime;
 use crate::ids::{ClusterId, Incarnation, NodeId, Secret};

@@ -8,8 +8,9 @@ use rusqlite::Connection;
 use super::rows::Done;
 use super::schema;
 
-/// The most idle connections that are kept; each has a page cache.
-const MAX_IDLE: usize = 4;
+/// The most idle connections that are kept: as many as are used at once under load, since one that is
+/// opened anew reads the schema and prepares its statements. Each has a page cache of its own.
+const MAX_IDLE: usize = 16;
 
 pub(super) struct Readers {
     database: PathBuf,
@@ -34,9 +35,9 @@ impl Readers {
             Some(conn) => conn,
             None => schema::open_reader(&self.database)?,
         };
-        let snapshot = conn.unchecked_transaction()?;
+        conn.prepare_cached("BEGIN")?.execute(())?;
         let result = read(&conn);
-        snapshot.finish()?;
+        conn.prepare_cached("COMMIT")?.execute(())?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < MAX_IDLE {
             idle.push(conn);

@@ -53,6 +53,24 @@ fn killed_copy(dir: &Path) -> TempDir {
     copy
 }
 
+/// Each read of a chunk prepared its statement anew, because the table has a partial index.
+#[test]
+fn a_statement_is_prepared_once_for_all_that_is_bound_to_it() {
+    let (_dir, catalog) = new();
+    let prepared_again = |conn: &Connection| {
+        let sql = concat!(rows::chunk_columns!(), "WHERE account = ? AND id = ?");
+        let mut statement = conn.prepare_cached(sql)?;
+        statement.reset_status(rusqlite::StatementStatus::RePrepare);
+        for number in 0..10 {
+            drop(statement.query((1, rows::id_bytes(&id(number))))?.next()?);
+        }
+        Ok(statement.get_status(rusqlite::StatementStatus::RePrepare))
+    };
+    assert_eq!(catalog.read("be read", prepared_again).expect("read"), 0);
+    let written = catalog.change("be read", move |books| prepared_again(&books.conn));
+    assert_eq!(written.expect("read"), 0);
+}
+
 #[test]
 fn what_was_answered_as_durable_survives_a_kill_at_that_moment() {
     let (dir, catalog) = new();

@@ -14,11 +14,10 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use std::time::Instant;
 
 use super::observer::{Observer, Report};
+use super::workers::Jobs;
 use super::{Addresses, Client, ClientError, Inner};
 use crate::ids::{NodeId, Version};
 use crate::remote_path::RemotePath;
@@ -135,10 +134,7 @@ enum Event {
 struct Get<'a> {
     inner: &'a Arc<Inner>,
     observer: &'a dyn Observer,
-    results: Sender<Option<Event>>,
-    events: Receiver<Option<Event>>,
-    /// Jobs whose events have not come yet.
-    under_way: usize,
+    jobs: Jobs<Event>,
 
     wanted: VecDeque<(RemotePath, Option<Version>, Target)>,
     /// Files whose first chunks are being worked on, and whose next are to be asked for.
@@ -168,13 +164,10 @@ struct Get<'a> {
 
 impl<'a> Get<'a> {
     fn new(inner: &'a Arc<Inner>, observer: &'a dyn Observer) -> Get<'a> {
-        let (results, events) = unbounded();
         Get {
             inner,
             observer,
-            results,
-            events,
-            under_way: 0,
+            jobs: Jobs::new(),
             wanted: VecDeque::new(),
             pages: VecDeque::new(),
             is_opening: false,
@@ -199,25 +192,21 @@ impl<'a> Get<'a> {
             self.start_open();
             self.start_locate();
             self.start_fetches();
-            if self.under_way == 0 && self.lost.is_empty() {
+            if self.jobs.is_empty() && self.lost.is_empty() {
                 // Nothing can happen any more, so everything has.
                 self.fail_unfinished();
                 return Ok(());
             }
             let wake = self.lost.iter().map(|(at, _)| *at).min();
-            let wait = wake.filter(|_| !self.is_locating).map_or(Duration::from_secs(3600), |at| {
-                at.saturating_duration_since(Instant::now())
-            });
-            let event = select! {
-                recv(self.events) -> event => event.expect("`self.results` keeps it open"),
-                recv(self.inner.cancel.receiver()) -> _ => {
+            let wake = wake.filter(|_| !self.is_locating);
+            let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
+            let event = self.jobs.next(self.inner, wake).inspect_err(|error| {
+                if matches!(error, ClientError::Cancelled) {
                     self.inner.wait_for_temporaries();
-                    return Err(ClientError::Cancelled);
                 }
-                default(wait) => continue,
-            };
-            self.under_way -= 1;
-            match event.ok_or(ClientError::Worker)? {
+            });
+            let Some(event) = event? else { continue };
+            match event {
                 Event::Opened(done) => self.open_done(done)?,
                 Event::Fetched(done) => self.fetch_done(done, out)?,
                 Event::Located(done) => self.locate_done(done)?,
@@ -226,8 +215,7 @@ impl<'a> Get<'a> {
     }
 
     fn start(&mut self, job: impl FnOnce() -> Event + Send + 'static) {
-        self.under_way += 1;
-        self.inner.workers.submit(&self.results, job);
+        self.jobs.start(&self.inner.workers, job);
     }
 
     /// Tells of files that nothing more will happen to, so that none is taken for whole in silence.

@@ -15,6 +15,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use crate::client::ClientError;
 use crate::ids::{ChunkId, HashAlgorithm};
 
+/// How much room the first bytes of a stream are given.
+const FIRST_READ_BYTES: usize = 64 * 1024;
+
 /// Numbers the files of one operation.
 pub(super) type FileKey = u64;
 
@@ -133,6 +136,8 @@ pub(super) enum Input {
     Whole(PathBuf, Stamp),
     /// A part of a large file.
     Part(Arc<File>, PathBuf, u64),
+    /// A part of what is in memory.
+    Held(Arc<Vec<u8>>, u64),
     /// A part read again: its bytes must still have this name.
     Again(PathBuf, u64, ChunkId),
 }
@@ -192,6 +197,11 @@ fn read_piece(
             file.read_exact_at(bytes, *offset).map_err(|error| failed(path, error))?;
             Ok(ChunkId::of(hash, bytes))
         }
+        Input::Held(held, offset) => {
+            let from = *offset as usize;
+            bytes.copy_from_slice(&held[from..from + bytes.len()]);
+            Ok(ChunkId::of(hash, bytes))
+        }
         Input::Again(path, offset, id) => {
             let read = File::open(path).and_then(|file| file.read_exact_at(bytes, *offset));
             read.map_err(|error| failed(path, error))?;
@@ -244,7 +254,9 @@ pub(super) fn read_stream(
 ) -> StreamPiece {
     let mut filled = 0;
     while filled < length {
-        match stream.read(buffer.room(filled..length)) {
+        // As much again as has come: a short stream takes little memory, and little of it is cleared.
+        let end = length.min((2 * filled).max(FIRST_READ_BYTES));
+        match stream.read(buffer.room(filled..end)) {
             Ok(0) => break,
             Ok(count) => filled += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -93,16 +93,22 @@ impl Put<'_> {
         state.commits += 1;
         let at = Instant::now() + pause_before(state.commits);
         let missing: HashSet<ChunkId> = fault.chunks.into_iter().collect();
-        let Some(path) = state.path.clone().filter(|_| is_doubt && !missing.is_empty()) else {
+        if state.is_stream() || !is_doubt || missing.is_empty() {
             // A stream cannot be read again, but the nodes that have its chunks may come back.
             self.delayed.push((at, Delayed::Files(vec![file])));
             return;
-        };
+        }
         let mut again = Vec::new();
         for (index, id) in state.chunks.iter().enumerate() {
             let Some(id) = id.filter(|id| missing.contains(id)) else { continue };
-            let offset = index as u64 * state.chunk_bytes as u64;
-            let input = Input::Again(path.clone(), offset, id);
+            let input = match &state.path {
+                Some(path) => {
+                    let offset = index as u64 * state.chunk_bytes as u64;
+                    Some(Input::Again(path.clone(), offset, id))
+                }
+                None => state.input(index),
+            };
+            let Some(input) = input else { continue };
             again.push(ToRead { file, index, length: state.length_of(index), input });
         }
         state.left += again.len();

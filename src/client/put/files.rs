@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::batch::Stamp;
+use super::batch::{Input, Stamp};
 use crate::client::ClientError;
 use crate::ids::{ChunkId, RequestId};
 use crate::remote_path::RemotePath;
@@ -20,6 +20,8 @@ use super::PutOptions;
 pub enum Source {
     /// A regular file; a symbolic link to one is followed.
     Path(PathBuf),
+    /// What is in memory already.
+    Bytes(Vec<u8>),
     /// Anything that can be read, to its end.
     Stream(Box<dyn Read + Send>),
 }
@@ -33,8 +35,10 @@ pub struct Upload {
 /// A file under way.
 pub(super) struct FileState {
     pub to: RemotePath,
-    /// `None` for a stream.
+    /// `None` for a stream, and for bytes in memory.
     pub path: Option<PathBuf>,
+    /// All of a file that is in memory.
+    pub bytes: Option<Arc<Vec<u8>>>,
     pub stamp: Option<Stamp>,
     pub executable: bool,
     /// Open while a large file is read.
@@ -78,11 +82,22 @@ impl FileState {
         Ok(state)
     }
 
+    /// A file in memory.
+    pub fn of_bytes(bytes: Vec<u8>, to: RemotePath, chunk_bytes: usize) -> Self {
+        let mut state = FileState::new(to, chunk_bytes);
+        state.size = bytes.len() as u64;
+        state.chunks = vec![None; bytes.len().div_ceil(chunk_bytes)];
+        state.left = state.chunks.len();
+        state.bytes = Some(Arc::new(bytes));
+        state
+    }
+
     /// A file that is known as it comes.
     pub fn new(to: RemotePath, chunk_bytes: usize) -> FileState {
         FileState {
             to,
             path: None,
+            bytes: None,
             stamp: None,
             executable: false,
             handle: None,
@@ -105,7 +120,25 @@ impl FileState {
 
     /// True when it fits into one chunk.
     pub fn is_small(&self) -> bool {
-        self.path.is_some() && self.chunks.len() <= 1
+        !self.is_stream() && self.chunks.len() <= 1
+    }
+
+    /// True when its size is not known before its end.
+    pub fn is_stream(&self) -> bool {
+        self.path.is_none() && self.bytes.is_none()
+    }
+
+    /// Where chunk number `index` is read from, the first time; `None` for a stream.
+    pub fn input(&self, index: usize) -> Option<Input> {
+        let offset = index as u64 * self.chunk_bytes as u64;
+        if let Some(bytes) = &self.bytes {
+            return Some(Input::Held(bytes.clone(), offset));
+        }
+        let path = self.path.clone()?;
+        match &self.handle {
+            Some(handle) => Some(Input::Part(handle.clone(), path, offset)),
+            None => Some(Input::Whole(path, self.stamp?)),
+        }
     }
 
     /// Bytes of chunk number `index`.
@@ -117,7 +150,7 @@ impl FileState {
 
     /// Opens a large file for its parts to be read.
     pub fn open(&mut self) -> Result<(), ClientError> {
-        let path = self.path.clone().expect("only a local file is opened");
+        let Some(path) = self.path.clone() else { return Ok(()) };
         let file = File::open(&path);
         self.handle = Some(Arc::new(file.map_err(|source| ClientError::Io {
             doing: "read",

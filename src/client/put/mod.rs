@@ -14,13 +14,12 @@ mod storing;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
+use std::time::Instant;
 
 pub use files::{Source, Upload};
 
 use super::observer::{Observer, Report};
+use super::workers::Jobs;
 use super::{Addresses, Client, ClientError, Inner};
 use crate::ids::{ChunkId, DEFAULT_COPIES, HashAlgorithm, Version};
 use batch::{Buffers, FileKey, PieceRef, ReadBatch, StreamPiece, ToRead};
@@ -95,10 +94,7 @@ struct Put<'a> {
     inner: &'a Arc<Inner>,
     options: &'a PutOptions,
     observer: &'a dyn Observer,
-    results: Sender<Option<Event>>,
-    events: Receiver<Option<Event>>,
-    /// Jobs whose events have not come yet.
-    under_way: usize,
+    jobs: Jobs<Event>,
 
     uploads: &'a mut dyn Iterator<Item = Upload>,
     /// `uploads` has ended.
@@ -140,14 +136,11 @@ impl<'a> Put<'a> {
         options: &'a PutOptions,
         observer: &'a dyn Observer,
     ) -> Put<'a> {
-        let (results, events) = unbounded();
         Put {
             inner,
             options,
             observer,
-            results,
-            events,
-            under_way: 0,
+            jobs: Jobs::new(),
             uploads,
             is_exhausted: false,
             next_key: 0,
@@ -174,24 +167,15 @@ impl<'a> Put<'a> {
             self.start_reads();
             self.start_allocate();
             self.start_commit();
-            if self.under_way == 0 && self.delayed.is_empty() {
+            if self.jobs.is_empty() && self.delayed.is_empty() {
                 // Nothing can happen any more, so everything has.
                 self.fail_unfinished();
                 return Ok(());
             }
             let wake = self.delayed.iter().map(|(at, _)| *at).min();
-            let wait = wake.map_or(Duration::from_secs(3600), |at| {
-                at.saturating_duration_since(Instant::now())
-            });
-            let event = select! {
-                recv(self.events) -> event => Some(event),
-                recv(self.inner.cancel.receiver()) -> _ => return Err(ClientError::Cancelled),
-                default(wait) => None,
-            };
-            if let Some(event) = event {
-                self.under_way -= 1;
-                let event = event.expect("`self.results` keeps the channel open");
-                self.handle(event.ok_or(ClientError::Worker)?)?;
+            let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
+            if let Some(event) = self.jobs.next(self.inner, wake)? {
+                self.handle(event)?;
             }
             self.take_up_delayed();
         }
@@ -214,8 +198,7 @@ impl<'a> Put<'a> {
     }
 
     fn start(&mut self, job: impl FnOnce() -> Event + Send + 'static) {
-        self.under_way += 1;
-        self.inner.workers.submit(&self.results, job);
+        self.jobs.start(&self.inner.workers, job);
     }
 
     fn take_up_delayed(&mut self) {

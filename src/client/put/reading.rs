@@ -4,9 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 
-use super::batch::{
-    self, Batch, FileKey, Input, PieceRef, ReadBatch, ReadFailure, StreamPiece, ToRead,
-};
+use super::batch::{self, Batch, FileKey, PieceRef, ReadBatch, ReadFailure, StreamPiece, ToRead};
 use super::files::{FileState, Source};
 use super::{CHUNK_BYTES, Event, OnItsWay, Put};
 use crate::client::ClientError;
@@ -28,7 +26,7 @@ impl Put<'_> {
                 self.start(move || Event::Read(batch::read_batch(buffer, to_read, hash)));
             } else if let Some(stream) = self.stream.take() {
                 let (file, index) = self.cutting.expect("a stream is cut while it is there");
-                self.start(move || {
+                self.jobs.start_aside(&self.inner.workers, move || {
                     let at = (file, index);
                     let piece = batch::read_stream(buffer, stream, at, CHUNK_BYTES, hash);
                     Event::Stream(file, piece)
@@ -84,8 +82,7 @@ impl Put<'_> {
                 return batch;
             }
             bytes += length;
-            let path = state.path.clone().expect("a small file is a local one");
-            let input = Input::Whole(path, state.stamp.expect("a local file was looked at"));
+            let input = state.input(0).expect("a small file is no stream");
             batch.push(ToRead { file, index: 0, length, input });
         }
         batch
@@ -106,6 +103,10 @@ impl Put<'_> {
                     self.cutting = Some((key, 0));
                     self.stream = Some(stream);
                     return None;
+                }
+                Source::Bytes(bytes) => {
+                    self.files.insert(key, FileState::of_bytes(bytes, upload.to, CHUNK_BYTES));
+                    return Some(key);
                 }
                 Source::Path(path) => {
                     match FileState::of_path(path.clone(), upload.to.clone(), CHUNK_BYTES) {
@@ -135,14 +136,8 @@ impl Put<'_> {
     fn next_piece(&mut self) -> Option<ToRead> {
         let (file, index) = self.cutting?;
         let state = self.files.get(&file).expect("a file that is cut is known");
-        let (handle, path) = state.handle.clone().zip(state.path.clone())?;
-        let offset = index as u64 * state.chunk_bytes as u64;
-        let piece = ToRead {
-            file,
-            index,
-            length: state.length_of(index),
-            input: Input::Part(handle, path, offset),
-        };
+        let input = state.input(index)?;
+        let piece = ToRead { file, index, length: state.length_of(index), input };
         self.cutting = (index + 1 < state.chunks.len()).then_some((file, index + 1));
         Some(piece)
     }
@@ -163,7 +158,7 @@ impl Put<'_> {
             let Some(state) = self.files.get_mut(&piece.file) else { continue };
             state.chunks[piece.index] = Some(piece.id);
             if !state.is_read && state.chunks.iter().rev().all(Option::is_some) {
-                state.is_read = state.path.is_some();
+                state.is_read = !state.is_stream();
                 if let Err(error) = state.check() {
                     let file = piece.file;
                     self.finish(file, Err(error));

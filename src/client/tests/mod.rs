@@ -137,6 +137,36 @@ fn only_what_is_missing_is_sent() {
     assert_eq!(stored.sent_bytes, 2 * CHUNK as u64);
 }
 
+#[test]
+fn bytes_in_memory_are_stored_like_a_file() {
+    let fake = Fake::start(2);
+    let client = fake.client();
+    for length in [0, 1, CHUNK, 2 * CHUNK + 7] {
+        let (bytes, reports) = (sample(length), Reports::default());
+        let upload = Upload { from: Source::Bytes(bytes.clone()), to: path("/bytes") };
+        client.put([upload], &PutOptions::default(), &reports).expect("the operation as a whole");
+        assert_eq!(reports.stored().size, length as u64);
+        assert!(read(&client, "/bytes", 0..u64::MAX).expect("read") == bytes);
+    }
+}
+
+/// The thread of the operation itself waits for the answer then, and nothing else could wake it.
+#[test]
+fn a_cancel_ends_a_wait_for_an_answer_that_never_comes() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let settings = Settings::new(address.parse().expect("good"), Secret::random());
+    let client = Client::new(settings);
+    let waiting = client.clone();
+    let thread = std::thread::spawn(move || read(&waiting, "/file", 0..u64::MAX));
+    let (mut silent, _) = listener.accept().expect("a connection");
+    // It has asked, and waits.
+    std::io::Read::read_exact(&mut silent, &mut [0; 8]).expect("the head of `hello`");
+    client.cancel_handle().cancel();
+    let ended = thread.join().expect("no panic");
+    assert!(matches!(ended, Err(ClientError::Cancelled)), "{ended:?}");
+}
+
 /// The file without an answer was neither stored nor told of, and the put succeeded.
 #[test]
 fn an_allocate_with_an_answer_left_out_fails_the_put() {

@@ -11,9 +11,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender, select, unbounded};
-
 use super::observer::{Observer, Report};
+use super::workers::Jobs;
 use super::{Addresses, Client, ClientError, Files, Inner};
 use crate::ids::{ChunkId, NodeId, Version};
 use crate::remote_path::RemotePath;
@@ -169,10 +168,7 @@ enum Event {
 struct Verify<'a> {
     inner: &'a Arc<Inner>,
     observer: &'a dyn Observer,
-    results: Sender<Option<Event>>,
-    events: Receiver<Option<Event>>,
-    /// Jobs whose events have not come yet.
-    under_way: usize,
+    jobs: Jobs<Event>,
 
     listed: Files<'a>,
     /// Files that are to be opened.
@@ -197,13 +193,10 @@ struct Verify<'a> {
 
 impl<'a> Verify<'a> {
     fn new(inner: &'a Arc<Inner>, listed: Files<'a>, observer: &'a dyn Observer) -> Verify<'a> {
-        let (results, events) = unbounded();
         Verify {
             inner,
             observer,
-            results,
-            events,
-            under_way: 0,
+            jobs: Jobs::new(),
             listed,
             wanted: VecDeque::new(),
             pages: VecDeque::new(),
@@ -224,15 +217,11 @@ impl<'a> Verify<'a> {
         loop {
             self.start_open()?;
             self.start_reads();
-            if self.under_way == 0 && self.queued == 0 {
+            if self.jobs.is_empty() && self.queued == 0 {
                 return if self.files.is_empty() { Ok(()) } else { Err(ClientError::Worker) };
             }
-            let event = select! {
-                recv(self.events) -> event => event.expect("`self.results` keeps it open"),
-                recv(self.inner.cancel.receiver()) -> _ => return Err(ClientError::Cancelled),
-            };
-            self.under_way -= 1;
-            match event.ok_or(ClientError::Worker)? {
+            let Some(event) = self.jobs.next(self.inner, None)? else { continue };
+            match event {
                 Event::Opened(done) => self.open_done(done)?,
                 Event::Read(done) => self.read_done(done),
             }
@@ -240,8 +229,7 @@ impl<'a> Verify<'a> {
     }
 
     fn start(&mut self, job: impl FnOnce() -> Event + Send + 'static) {
-        self.under_way += 1;
-        self.inner.workers.submit(&self.results, job);
+        self.jobs.start(&self.inner.workers, job);
     }
 
     fn key(&mut self) -> u64 {

@@ -1,17 +1,17 @@
-//! The connections that this node has dialled, so that a stop can cut those that hang.
+//! Connections that were dialled from here, so that another thread can cut those that hang.
 
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::Hello;
+use super::connection::{CallError, Connection, Dialing};
 use crate::ids::Address;
-use crate::wire::connection::Dialing;
-use crate::wire::{CallError, Connection, Hello};
 
 /// The sockets of one kind of connections.
 #[derive(Debug, Default)]
-pub(super) struct Sockets(Mutex<Table>);
+pub struct Sockets(Mutex<Table>);
 
 /// `is_cut` shares the lock of `open` on purpose: a connection is either listed before the cut, and
 /// ended by it, or ended as soon as it is listed.
@@ -24,7 +24,7 @@ struct Table {
 
 /// A connection that can be cut for as long as it is about.
 #[derive(Debug)]
-pub(super) struct Dialled {
+pub struct Dialled {
     connection: Connection,
     _listed: Listed,
 }
