@@ -62,7 +62,7 @@ fn a_statement_is_prepared_once_for_all_that_is_bound_to_it() {
         let mut statement = conn.prepare_cached(sql)?;
         statement.reset_status(rusqlite::StatementStatus::RePrepare);
         for number in 0..10 {
-            drop(statement.query((1, rows::id_bytes(&id(number))))?.next()?);
+            let _ = statement.query((1, rows::id_bytes(&id(number))))?.next()?;
         }
         Ok(statement.get_status(rusqlite::StatementStatus::RePrepare))
     };

@@ -1,17 +1,23 @@
-//! The one thread that writes, and how operations get to it.
+//! The desk at which all that is written passes, one caller after the other, and how callers share
+//! its syncs.
 //!
-//! It runs as many operations as wait in one transaction, each under a savepoint of its own, and
-//! commits as soon as nothing more waits: so the operations of many callers share one sync. What
-//! may be answered early is answered when it is applied, and its transaction may stay open for
-//! `EARLY_WAIT` until something durable comes along to share its sync.
+//! A caller applies its operation itself, under the desk's lock and a savepoint of its own, inside the
+//! transaction that is open there. What may be answered early returns then. For the rest somebody must
+//! commit: whoever applied an operation that is to be durable while nobody else is at the door does it,
+//! for all that was applied since the last commit; the others wait for that. So a caller that is alone
+//! waits for nothing but its own sync, and under load the callers that arrive during one sync share the
+//! next. No other thread is woken to do the work, which would cost more than most operations.
+//!
+//! The transaction of an early answer may stay open for `EARLY_WAIT` until something durable comes
+//! along to share its sync; a thread of its own sees to it that it does not stay longer.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::Connection;
 
 use super::changes::Feed;
@@ -84,17 +90,15 @@ pub(super) enum Kind {
     Durable,
 }
 
-struct Job {
-    kind: Kind,
-    run: Box<dyn FnOnce(&mut Books) -> Answer + Send>,
-}
-
-/// Gives the caller its answer. Dropped instead, it tells the caller that the catalog failed.
-type Answer = Box<dyn FnOnce() + Send>;
-
-/// What the writer shares with its callers.
-#[derive(Default)]
+/// What callers share.
 struct Shared {
+    desk: Mutex<Desk>,
+    /// Callers that wait for `desk`.
+    at_door: AtomicUsize,
+    /// A commit is over, or there may be nobody left at the door to make one.
+    changed: Condvar,
+    /// There is an early answer while `Desk::is_watched` is false, or no more are to come.
+    watch: Condvar,
     /// True from before the first early answer of a transaction until after its commit: while it
     /// is false, a reader's own connection sees all that anybody was ever answered.
     has_early: AtomicBool,
@@ -103,66 +107,97 @@ struct Shared {
     last_commit: Mutex<Option<Instant>>,
     /// Set before any caller can see the failure.
     failure: OnceLock<String>,
+    failed: Sender<String>,
+    feed: Arc<Feed>,
 }
 
 /// The callers' end.
 pub(super) struct Writer {
-    jobs: Option<Sender<Job>>,
     shared: Arc<Shared>,
-    feed: Arc<Feed>,
     failures: Receiver<String>,
-    thread: Option<JoinHandle<()>>,
+    watching: Option<JoinHandle<()>>,
+}
+
+/// Why the writer stops.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("a transaction cannot be made durable: {0}")]
+    Sql(#[from] rusqlite::Error),
+    /// As on a full disk; what others were told already went with it.
+    #[error("the engine gave a whole transaction up, because a write failed")]
+    GivenUp,
+    #[error("its writer had a panic")]
+    Panic,
+}
+
+/// What is guarded by the desk's lock.
+struct Desk {
+    books: Books,
+    /// The sums as the table has them.
+    stored: Sums,
+    in_transaction: bool,
+    /// The rows written up to the last commit.
+    changes: u64,
+    /// When the oldest early answer of this transaction was given.
+    early_since: Option<Instant>,
+    /// The number of the transaction that is open, or is begun next.
+    round: u64,
+    /// The operations applied in it.
+    applied: usize,
+    /// Callers that wait for its commit.
+    waiting: usize,
+    /// The thread that ends early transactions will look by itself.
+    is_watched: bool,
+    is_closing: bool,
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts on the books.
     pub(super) fn start(books: Books) -> std::io::Result<Writer> {
-        let (jobs, waiting) = unbounded();
         let (failed, failures) = bounded(1);
-        let (shared, feed) = (Arc::new(Shared::default()), Arc::new(Feed::default()));
         let desk = Desk {
             stored: books.sums,
             changes: books.conn.total_changes(),
             books,
-            shared: shared.clone(),
-            feed: feed.clone(),
             in_transaction: false,
             early_since: None,
-            to_answer: Vec::new(),
+            round: 0,
+            applied: 0,
+            waiting: 0,
+            is_watched: false,
+            is_closing: false,
         };
-        let thread = thread::Builder::new()
+        let shared = Arc::new(Shared {
+            desk: Mutex::new(desk),
+            at_door: AtomicUsize::new(0),
+            changed: Condvar::new(),
+            watch: Condvar::new(),
+            has_early: AtomicBool::new(false),
+            commits: AtomicU64::new(0),
+            last_commit: Mutex::new(None),
+            failure: OnceLock::new(),
+            failed,
+            feed: Arc::new(Feed::default()),
+        });
+        let watched = shared.clone();
+        let watching = thread::Builder::new()
             .name("catalog-writer".into())
-            .spawn(move || desk.work(&waiting, &failed))?;
-        Ok(Writer { jobs: Some(jobs), shared, feed, failures, thread: Some(thread) })
+            .spawn(move || watched.end_early_transactions())?;
+        Ok(Writer { shared, failures, watching: Some(watching) })
     }
 
-    /// Runs `operation` on the writer's thread and waits for its answer. A panic in it is taken
+    /// Runs `operation` at the desk and returns when it may be answered. A panic in it is taken
     /// back like a refusal, and goes on in the caller.
-    pub(super) fn submit<T: Send + 'static>(
+    pub(super) fn submit<T>(
         &self,
         kind: Kind,
         doing: &'static str,
-        operation: impl FnOnce(&mut Books) -> Done<T> + Send + 'static,
+        operation: impl FnOnce(&mut Books) -> Done<T>,
     ) -> Result<T, CatalogError> {
-        let (reply, answer) = bounded(1);
-        let run = Box::new(move |books: &mut Books| -> Answer {
-            let result = catch_unwind(AssertUnwindSafe(|| match kind {
-                Kind::Read => operation(books),
-                Kind::Early | Kind::Durable => books.whole(operation),
-            }));
-            Box::new(move || {
-                // A caller that is gone needs no answer.
-                let _ = reply.send(result);
-            })
-        });
-        let jobs = self.jobs.as_ref().expect("taken only by `drop`");
-        if jobs.send(Job { kind, run }).is_err() {
-            return Err(self.failed());
-        }
-        match answer.recv() {
-            Ok(Ok(result)) => result.map_err(|stop| stop.during(doing)),
-            Ok(Err(panic)) => resume_unwind(panic),
-            Err(_) => Err(self.failed()),
+        match self.shared.submit(kind, operation) {
+            Some(Ok(result)) => result.map_err(|stop| stop.during(doing)),
+            Some(Err(panic)) => resume_unwind(panic),
+            None => Err(self.failed()),
         }
     }
 
@@ -186,15 +221,15 @@ impl Writer {
         *self.shared.last_commit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many operations wait in the queue.
+    /// How many operations wait for their turn.
     #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
-        self.jobs.as_ref().map_or(0, Sender::len)
+        self.shared.at_door.load(Ordering::SeqCst)
     }
 
     /// What the journal is told of changes.
     pub(super) fn feed(&self) -> &Arc<Feed> {
-        &self.feed
+        &self.shared.feed
     }
 
     pub(super) fn failures(&self) -> Receiver<String> {
@@ -209,133 +244,188 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        drop(self.jobs.take());
-        if let Some(thread) = self.thread.take() {
-            // It catches the panics of operations; one of its own was logged by the panic hook.
+        let mut desk = self.shared.lock();
+        desk.is_closing = true;
+        self.shared.watch.notify_all();
+        // What was answered early is made durable; a failure was logged, and nobody is left to tell.
+        let _ = self.shared.commit(&mut desk);
+        drop(desk);
+        if let Some(thread) = self.watching.take() {
+            // It catches panics; one of its own was logged by the panic hook.
             let _ = thread.join();
         }
     }
 }
 
-/// Why the writer stops.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("a transaction cannot be made durable: {0}")]
-    Sql(#[from] rusqlite::Error),
-    /// As on a full disk; what others were told already went with it.
-    #[error("the engine gave a whole transaction up, because a write failed")]
-    GivenUp,
-}
+impl Shared {
+    /// After a panic at the desk the catalog has failed, and nobody works on what it left there.
+    fn lock(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
-/// The thread's end.
-struct Desk {
-    books: Books,
-    /// The sums as the table has them.
-    stored: Sums,
-    shared: Arc<Shared>,
-    feed: Arc<Feed>,
-    in_transaction: bool,
-    /// The rows written up to the last commit.
-    changes: u64,
-    /// When the oldest early answer of this transaction was given.
-    early_since: Option<Instant>,
-    to_answer: Vec<Answer>,
-}
-
-impl Desk {
-    fn work(mut self, waiting: &Receiver<Job>, failed: &Sender<String>) {
-        let result = catch_unwind(AssertUnwindSafe(|| self.serve(waiting)));
-        let why = match result {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "its writer had a panic".to_string(),
+    /// `None` when the catalog has failed.
+    fn submit<T>(
+        &self,
+        kind: Kind,
+        operation: impl FnOnce(&mut Books) -> Done<T>,
+    ) -> Option<thread::Result<Done<T>>> {
+        self.at_door.fetch_add(1, Ordering::SeqCst);
+        let mut desk = self.lock();
+        self.at_door.fetch_sub(1, Ordering::SeqCst);
+        if self.failure.get().is_some() {
+            return None;
+        }
+        let result = match desk.apply(kind, operation) {
+            Ok(result) => result,
+            Err(failure) => {
+                self.fail(&failure);
+                return None;
+            }
         };
-        log::error!("catalog failed, the process must stop why={why:?}");
-        // Before the answers and the queue are dropped, which is how callers learn of it.
-        let _ = self.shared.failure.set(why.clone());
-        let _ = failed.send(why);
-    }
-
-    /// Serves until all callers are gone, or a write fails.
-    fn serve(&mut self, waiting: &Receiver<Job>) -> Result<(), Failure> {
-        loop {
-            let first = match self.early_since {
-                None => waiting.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(since) => waiting.recv_deadline(since + EARLY_WAIT),
-            };
-            match first {
-                Ok(job) => self.serve_batch(job, waiting)?,
-                Err(RecvTimeoutError::Timeout) => self.commit()?,
-                Err(RecvTimeoutError::Disconnected) => return self.commit(),
-            }
-        }
-    }
-
-    fn serve_batch(&mut self, first: Job, waiting: &Receiver<Job>) -> Result<(), Failure> {
-        let mut served = 1;
-        self.serve_one(first)?;
-        while served < MAX_BATCH && !self.has_many_loose_numbers() {
-            let Ok(job) = waiting.try_recv() else { break };
-            self.serve_one(job)?;
-            served += 1;
-        }
-        let is_overdue = self.early_since.is_some_and(|since| since.elapsed() >= EARLY_WAIT);
-        if !self.to_answer.is_empty() || is_overdue || self.has_many_loose_numbers() {
-            self.commit()?;
-        }
-        Ok(())
-    }
-
-    fn serve_one(&mut self, job: Job) -> Result<(), Failure> {
-        if job.kind != Kind::Read && !self.in_transaction {
-            self.books.execute("BEGIN IMMEDIATE")?;
-            self.in_transaction = true;
-        }
-        let answer = (job.run)(&mut self.books);
-        if self.in_transaction && self.books.conn.is_autocommit() {
-            // Its caller, too, learns of it only when the failure is written down.
-            self.to_answer.push(answer);
-            return Err(Failure::GivenUp);
-        }
-        match job.kind {
-            Kind::Read => answer(),
-            Kind::Early => {
-                self.shared.has_early.store(true, Ordering::SeqCst);
-                self.early_since.get_or_insert_with(Instant::now);
-                answer();
-            }
+        match kind {
+            Kind::Read => {}
+            Kind::Early => self.note_early(&mut desk)?,
             // Refusals wait too: they may rest on what is not durable yet.
-            Kind::Durable => self.to_answer.push(answer),
+            Kind::Durable => return self.wait_durable(desk).map(|()| result),
         }
-        Ok(())
+        if desk.waiting > 0 && self.is_door_free() {
+            // Nobody else would commit for those who wait.
+            self.changed.notify_one();
+        }
+        Some(result)
     }
 
-    fn has_many_loose_numbers(&self) -> bool {
-        self.books.sums.next.saturating_sub(self.stored.next) >= MAX_LOOSE_NUMBERS
+    fn is_door_free(&self) -> bool {
+        self.at_door.load(Ordering::SeqCst) == 0
     }
 
-    /// Makes everything so far durable and gives the answers that waited for it.
-    fn commit(&mut self) -> Result<(), Failure> {
-        if self.in_transaction {
-            self.store_sums()?;
-            self.books.execute("COMMIT")?;
-            self.in_transaction = false;
+    /// Commits for all, unless somebody comes who will: each caller that leaves the door looks whether
+    /// it was the last. `None` when the catalog has failed.
+    fn wait_durable(&self, mut desk: MutexGuard<'_, Desk>) -> Option<()> {
+        let round = desk.round;
+        while desk.round == round {
+            if self.failure.get().is_some() {
+                return None;
+            }
+            if self.is_door_free() || desk.is_due() {
+                return self.commit(&mut desk);
+            }
+            desk.waiting += 1;
+            desk = self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner);
+            desk.waiting -= 1;
+        }
+        Some(())
+    }
+
+    /// An answer is about to be given early. `None` when the catalog has failed.
+    fn note_early(&self, desk: &mut Desk) -> Option<()> {
+        self.has_early.store(true, Ordering::SeqCst);
+        desk.early_since.get_or_insert_with(Instant::now);
+        if desk.is_due() {
+            return self.commit(desk);
+        }
+        if !desk.is_watched {
+            desk.is_watched = true;
+            self.watch.notify_all();
+        }
+        Some(())
+    }
+
+    /// Makes everything so far durable and wakes those who wait for it. `None` when that failed.
+    fn commit(&self, desk: &mut Desk) -> Option<()> {
+        if self.failure.get().is_some() {
+            return None;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.try_commit(desk))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return self.fail(&error.into()),
+            Err(_) => return self.fail(&Failure::Panic),
+        }
+        (desk.round, desk.applied, desk.early_since) = (desk.round + 1, 0, None);
+        self.has_early.store(false, Ordering::SeqCst);
+        if desk.waiting > 0 {
+            self.changed.notify_all();
+        }
+        Some(())
+    }
+
+    fn try_commit(&self, desk: &mut Desk) -> rusqlite::Result<()> {
+        if desk.in_transaction {
+            desk.store_sums()?;
+            desk.books.execute("COMMIT")?;
+            desk.in_transaction = false;
             // The engine syncs nothing for a transaction that wrote nothing.
-            let changes = self.books.conn.total_changes();
-            if changes != self.changes {
-                self.changes = changes;
-                self.shared.commits.fetch_add(1, Ordering::SeqCst);
-                let last = self.shared.last_commit.lock();
+            let changes = desk.books.conn.total_changes();
+            if changes != desk.changes {
+                desk.changes = changes;
+                self.commits.fetch_add(1, Ordering::SeqCst);
+                let last = self.last_commit.lock();
                 *last.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
             }
         }
-        self.feed.committed(&self.books.sums);
-        self.early_since = None;
-        self.shared.has_early.store(false, Ordering::SeqCst);
-        for answer in self.to_answer.drain(..) {
-            answer();
-        }
+        self.feed.committed(&desk.books.sums);
         Ok(())
+    }
+
+    /// Notes for all callers that the catalog has failed.
+    fn fail(&self, failure: &Failure) -> Option<()> {
+        let why = failure.to_string();
+        log::error!("catalog failed, the process must stop why={why:?}");
+        let _ = self.failure.set(why.clone());
+        let _ = self.failed.try_send(why);
+        self.changed.notify_all();
+        self.watch.notify_all();
+        None
+    }
+
+    /// The body of the thread that ends transactions which nobody else ends in time.
+    fn end_early_transactions(&self) {
+        let mut desk = self.lock();
+        while !desk.is_closing && self.failure.get().is_none() {
+            let Some(since) = desk.early_since else {
+                desk.is_watched = false;
+                desk = self.watch.wait(desk).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = EARLY_WAIT.saturating_sub(since.elapsed());
+            if left.is_zero() {
+                self.commit(&mut desk);
+                continue;
+            }
+            let waited = self.watch.wait_timeout(desk, left);
+            (desk, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Desk {
+    /// Runs the operation, in the open transaction if it writes.
+    fn apply<T>(
+        &mut self,
+        kind: Kind,
+        operation: impl FnOnce(&mut Books) -> Done<T>,
+    ) -> Result<thread::Result<Done<T>>, Failure> {
+        let writes = kind != Kind::Read;
+        if writes && !self.in_transaction {
+            self.books.execute("BEGIN IMMEDIATE")?;
+            self.in_transaction = true;
+        }
+        self.applied += usize::from(writes);
+        let books = &mut self.books;
+        let result = catch_unwind(AssertUnwindSafe(|| match writes {
+            true => books.whole(operation),
+            false => operation(books),
+        }));
+        let is_given_up = self.in_transaction && self.books.conn.is_autocommit();
+        if is_given_up { Err(Failure::GivenUp) } else { Ok(result) }
+    }
+
+    /// True when the transaction should be committed whoever else waits.
+    fn is_due(&self) -> bool {
+        let loose = self.books.sums.next.saturating_sub(self.stored.next);
+        self.applied >= MAX_BATCH
+            || loose >= MAX_LOOSE_NUMBERS
+            || self.early_since.is_some_and(|since| since.elapsed() >= EARLY_WAIT)
     }
 
     fn store_sums(&mut self) -> rusqlite::Result<()> {
