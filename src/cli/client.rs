@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 
 use super::commands::{admin, copies, get, list, names, nodes, put, removed, verify};
 use super::exit::{Exit, Failure};
-use super::{client_config, demo, logging, output, signals, up};
+use super::{bench, client_config, demo, logging, output, signals, up};
 use crate::client::{Cancel, Client, Patience};
 use crate::ids::Address;
 
@@ -35,6 +35,7 @@ Examples:
   p2pdfs cat /src.tar | tar t            and read it again
   p2pdfs verify /                        read every copy of everything
   p2pdfs admin status                    see how the cluster is
+  p2pdfs bench --local                   measure how fast it is on this machine
 
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 unavailable now (try again),
 5 damaged data, 6 not allowed, 130 interrupted.";
@@ -69,6 +70,14 @@ pub struct Common {
     pub insecure_plaintext: bool,
 }
 
+impl Common {
+    /// The patience that the flag asks for.
+    pub fn given_patience(&self) -> Option<Patience> {
+        let span = Duration::from_secs(self.patience?);
+        Some(Patience { first: span, established: span })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Command {
     Put(put::PutArgs),
@@ -90,6 +99,7 @@ enum Command {
     Admin(admin::AdminCommand),
     Up(up::UpArgs),
     Down(up::DownArgs),
+    Bench(bench::BenchArgs),
     /// See it work: a cluster of four processes, a file stored, a node killed, the file read back
     ///
     /// All of it happens in a temporary directory that is removed at the end.
@@ -159,6 +169,7 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Up(args) => return up::up(&common, &args),
         Command::Down(args) => return up::down(&common, &args),
         Command::Demo => return demo::demo(&common),
+        Command::Bench(args) => return bench::bench(&common, &args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "p2pdfs", &mut script);
@@ -183,18 +194,19 @@ fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Verify(args) => verify::verify(&context, &args),
         Command::Nodes => nodes::nodes(&context),
         Command::Admin(command) => admin::admin(&context, &command),
-        Command::Up(_) | Command::Down(_) | Command::Demo | Command::Completions { .. } => {
-            Ok(Exit::Done)
-        }
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Demo
+        | Command::Bench(_)
+        | Command::Completions { .. } => Ok(Exit::Done),
     }
 }
 
 fn context(common: Common) -> Result<Context, Failure> {
     let config = client_config::load(&common)?;
     let mut settings = config.settings;
-    if let Some(seconds) = common.patience {
-        let span = Duration::from_secs(seconds);
-        settings.patience = Patience { first: span, established: span };
+    if let Some(patience) = common.given_patience() {
+        settings.patience = patience;
     }
     let client = Client::new(settings);
     end_at_signal(client.cancel_handle())?;

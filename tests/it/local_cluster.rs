@@ -36,7 +36,7 @@ impl Drop for Home {
 }
 
 /// Processes of ours that run on this directory.
-fn processes_on(directory: &Path) -> Vec<String> {
+pub fn processes_on(directory: &Path) -> Vec<String> {
     let directory = directory.to_str().expect("a plain path");
     let entries = fs::read_dir("/proc").expect("Linux has it").flatten();
     let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod basic;
+mod bench;
 mod damaged;
 mod directories;
 mod full;

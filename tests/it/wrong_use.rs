@@ -193,7 +193,7 @@ fn every_command_has_help_with_an_example_and_is_completed() {
     let home = tempfile::TempDir::new().expect("a temporary directory");
     let cli = Cli::new(home.path(), None);
     let script = cli.ok(&["completions", "bash"]);
-    for command in ["copies", "removed", "undelete", "verify", "rm"] {
+    for command in ["bench", "copies", "removed", "undelete", "verify", "rm"] {
         assert!(cli.ok(&[command, "--help"]).contains("Example"), "{command} has no example");
         assert!(script.contains(command), "{command} is not completed");
     }
