@@ -52,7 +52,10 @@
 //!
 //! *Damage.* What does not match its checksum is no copy. It is dropped only after a second reading said
 //! the same, and reported, so that it is made anew from another. Nobody's word but the holder's own
-//! reading costs a copy: a client's report only makes the holder look.
+//! reading costs a copy: a client's report only makes the holder look. What the disk fails to read,
+//! twice, does not count any more either, but is not given up: it becomes trash, its segment is left
+//! alone for as long as trash is held, and once the disk reads it again it is restored, and counts after
+//! a comparison with the books.
 //!
 //! *Condemning comes before deleting, durably.* A copy is deleted on its node only by an order, an order
 //! is made only from the table of condemned copies, and that table is read only where it is durable. The
@@ -101,10 +104,10 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
+//! *What is not closed yet.* One window is known. A `stored` whose connection broke before its answer
 //! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
 //! order and that order was acknowledged on another connection, a copy counts that is gone, until the
-//! node's next inventory. And a read that the disk fails for a moment, twice in a row, is taken for damage.
+//! node's next inventory.
 //!
 //! # 3. Nobody reads or writes what they were not granted
 //!

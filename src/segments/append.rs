@@ -142,8 +142,8 @@ impl Store {
     fn holds_whole(&self, chunk: &NewChunk<'_>) -> Result<bool, StoreError> {
         match self.verify(chunk.serial, &chunk.id) {
             Ok(()) => Ok(true),
-            Err(StoreError::Corrupt { .. }) => {
-                match self.drop_damaged(chunk.serial, &chunk.id) {
+            Err(error) if error.loss().is_some() => {
+                match self.give_up(chunk.serial, &chunk.id) {
                     // Its tombstone is written before the new copy, and is durable no later.
                     Ok(_) | Err(StoreError::NotFound(_)) => Ok(false),
                     Err(error) => Err(error),

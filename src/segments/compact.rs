@@ -21,11 +21,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crate::durable::{self, SyncPoint};
-use crate::ids::{ChunkId, Serial};
 
 use super::compact_copy::Copying;
 use super::compacted;
-use super::error::StoreError;
+use super::error::{LostCopy, StoreError};
 use super::format::FIRST_RECORD_AT;
 use super::hint;
 use super::segment::path_of;
@@ -45,9 +44,9 @@ pub struct Compaction {
     pub copied_bytes: u64,
     /// The bytes of the segment, if it is gone; otherwise 0.
     pub freed_bytes: u64,
-    /// The chunks found damaged while they were copied, with their ids where these can be read. They
-    /// are held no more: to be reported lost.
-    pub damaged: Vec<(Serial, Option<ChunkId>)>,
+    /// The chunks found damaged or unreadable while they were copied. They are held no more: to be
+    /// reported lost.
+    pub lost: Vec<LostCopy>,
 }
 
 impl Store {
@@ -93,7 +92,7 @@ impl Store {
         match outcome {
             Ok(()) => Ok(Some(done)),
             // What was damaged must be told; the error will be there again.
-            Err(error) if !done.damaged.is_empty() => {
+            Err(error) if !done.lost.is_empty() => {
                 log::warn!("compaction not finished segment={segment} error={error}");
                 Ok(Some(done))
             }
@@ -175,8 +174,11 @@ impl Store {
         let is_short = self.is_short();
         let room = self.meter.look_below().unwrap_or(0).saturating_sub(SPARE_BYTES);
         let mut state = lock(&self.state);
+        let now = self.options.clock.now();
+        state.shunned.retain(|_, until| now < *until);
         let index = self.index();
-        let ranked = state.sealed.iter().filter_map(|(number, sealed)| {
+        let candidates = state.sealed.iter().filter(|(n, _)| !state.shunned.contains_key(n));
+        let ranked = candidates.filter_map(|(number, sealed)| {
             let left = index.remains.left(*number);
             let copies = index.live_bytes(*number) + left.held + left.tombstone_bytes();
             let kept = if is_short { copies } else { copies + left.due };
@@ -203,6 +205,15 @@ impl Store {
             self.changed.notify_all();
         }
         chosen
+    }
+
+    /// Leaves alone a segment of which the disk cannot read all, until what of it became trash for
+    /// that is due.
+    pub(super) fn shun(&self, segment: u32) {
+        let hold = self.options.trash_hold;
+        log::warn!("segment cannot be read, left alone segment={segment} for_s={}", hold.as_secs());
+        let until = self.options.clock.now() + hold + hold / 32;
+        lock(&self.state).shunned.insert(segment, until);
     }
 
     /// True if trash that is due should make room: less than two segments are free, or a chunk was

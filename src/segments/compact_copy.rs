@@ -114,13 +114,14 @@ impl<'a> Copying<'a> {
         entry: Entry,
         error: StoreError,
     ) -> Result<(), StoreError> {
-        if self.store.index().get(serial) != Some(entry) {
-            return Ok(());
-        }
-        if !error.is_damage() {
+        if error.loss().is_none() && self.store.index().get(serial) == Some(entry) {
             return Err(error);
         }
-        self.done.damaged.extend(self.store.drop_lost(serial, entry));
+        // What is whole now is copied in the next pass.
+        let loss = self.store.verify_at(serial, entry).err().and_then(|error| error.loss());
+        if let Some(loss) = loss.filter(|_| self.store.index().get(serial) == Some(entry)) {
+            self.done.lost.extend(self.store.drop_lost(serial, entry, loss));
+        }
         Ok(())
     }
 
@@ -139,7 +140,11 @@ impl<'a> Copying<'a> {
             match self.store.read_whole(serial, entry, &mut bytes) {
                 Ok((id, account)) => self.move_trash(serial, entry, id, account, &bytes)?,
                 Err(_) if !self.is_trash(serial, entry) => {}
-                Err(error) if error.is_damage() => {
+                Err(StoreError::Unreadable { .. }) => {
+                    self.store.shun(segment);
+                    return Ok(false);
+                }
+                Err(StoreError::Corrupt { .. }) => {
                     log::warn!("trash damaged, dropped serial={serial} segment={segment}");
                     self.store.index_mut().kill(serial, entry.place());
                 }

@@ -12,9 +12,12 @@ pub enum StoreError {
     /// No such chunk under that serial.
     #[error("chunk {0} is not stored here")]
     NotFound(ChunkId),
-    /// The bytes on disk are not those that were written: `drop_damaged` takes them out.
+    /// The bytes on disk are not those that were written: `give_up` takes them out.
     #[error("chunk {id} is damaged in {segment} at byte {offset}")]
     Corrupt { id: ChunkId, segment: PathBuf, offset: u64 },
+    /// The disk cannot read the bytes, now at least: `give_up` puts the chunk aside.
+    #[error("chunk {id} cannot be read from {segment} at byte {offset}")]
+    Unreadable { id: ChunkId, segment: PathBuf, offset: u64, source: io::Error },
     /// The wanted range is not within the chunk.
     #[error("chunk {id} has {length} bytes: {wanted} from byte {offset} are not within it")]
     OutOfRange { id: ChunkId, length: u32, offset: u32, wanted: usize },
@@ -60,10 +63,13 @@ impl StoreError {
         move |source| StoreError::Io { doing, path, source }
     }
 
-    /// True if this says of a record that it is lost: it is not what was written, or the disk cannot
-    /// read it.
-    pub(super) fn is_damage(&self) -> bool {
-        matches!(self, StoreError::Corrupt { .. } | StoreError::Io { doing: "read", .. })
+    /// Why a chunk is lost of which this is said; `None` if it need not be.
+    pub fn loss(&self) -> Option<Loss> {
+        match self {
+            StoreError::Corrupt { .. } => Some(Loss::Damaged),
+            StoreError::Unreadable { .. } => Some(Loss::Unreadable),
+            _ => None,
+        }
     }
 
     /// True if the disk, a quota or a limit on file sizes left no room for a write.
@@ -71,4 +77,24 @@ impl StoreError {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
     }
+}
+
+/// Why a copy cannot be counted on any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Its bytes are not those that were written. It is gone for good.
+    Damaged,
+    /// The disk cannot read it. Its record is trash, which may be restored one day.
+    Unreadable,
+}
+
+/// A chunk that is held no more, since it was found damaged or unreadable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostCopy {
+    /// Its serial.
+    pub serial: Serial,
+    /// Its id, where that can be read.
+    pub id: Option<ChunkId>,
+    /// What was found.
+    pub loss: Loss,
 }

@@ -15,6 +15,7 @@ mod compact;
 mod compact_copy;
 mod compacted;
 mod error;
+mod file;
 pub mod format;
 mod hint;
 mod index;
@@ -41,9 +42,13 @@ mod tests_model;
 mod tests_scrub;
 #[cfg(test)]
 mod tests_trash;
+#[cfg(test)]
+mod tests_unreadable;
 
 pub use compact::Compaction;
-pub use error::StoreError;
+pub use error::{Loss, LostCopy, StoreError};
+#[cfg(test)]
+pub use file::bad_sectors::BadSectors;
 pub use index::{Held, fingerprint};
 pub use report::{CutTail, Damage, Gap, OpenReport};
 pub use scrub::{ScrubCursor, ScrubStep};

@@ -131,6 +131,7 @@ impl State {
             sealed,
             compactors: 0,
             compacted: 0,
+            shunned: BTreeMap::new(),
             is_starved: false,
             rolling: false,
             claims: Default::default(),
@@ -325,7 +326,13 @@ impl<'a> Opening<'a> {
         }
         let segment = Segment { number, path, file, nonce };
         if is_last {
-            let (listed, end) = self.scan(&segment, size, None)?;
+            let Scan { listed, end, is_incomplete, .. } = self.scan(&segment, size, None)?;
+            if is_incomplete {
+                // Nothing is written behind what may be read another time.
+                let sealed = SealedSegment { size, end: size, nonce, is_spoiled: false };
+                self.sealed.insert(number, sealed);
+                return Ok(());
+            }
             self.used = self.used - size + end;
             self.last.1 = Some(OpenSegment::new(Arc::new(segment), end, listed));
             return Ok(());
@@ -342,7 +349,12 @@ impl<'a> Opening<'a> {
             return Ok(());
         }
         drop_cached(&segment.file, &segment.path)?;
-        let (listed, _) = self.scan(segment, size, hint.map(|hint| hint.size))?;
+        let Scan { listed, is_incomplete, .. } =
+            self.scan(segment, size, hint.map(|hint| hint.size))?;
+        if is_incomplete {
+            // No hint: the next start reads it again.
+            return Ok(());
+        }
         // A torn tail was cut off.
         let cut = size;
         let size = segment.file.metadata().map_err(StoreError::io("look at", &segment.path))?.len();
@@ -355,33 +367,39 @@ impl<'a> Opening<'a> {
         Ok(())
     }
 
-    /// Takes in a segment without a hint, cuts off a torn tail, and returns the good records and
-    /// where the last of them ends. What the cache held of it was dropped before.
+    /// Takes in a segment without a hint, cuts off a torn tail if it could read all, and returns what
+    /// it found. What the cache held of it was dropped before.
     fn scan(
         &mut self,
         segment: &Segment,
         size: u64,
         sealed_size: Option<u64>,
-    ) -> Result<(Vec<Listed>, u64), StoreError> {
+    ) -> Result<Scan, StoreError> {
         self.report.scanned += 1;
         let failed = |doing| StoreError::io(doing, &segment.path);
         let found = scan::scan(&segment.file, segment.number, &segment.nonce, size);
-        let Scan { listed, damaged, gaps, tail, end } = found.map_err(failed("read"))?;
-        self.report.damaged.extend(damaged);
-        self.report.gaps.extend(gaps);
+        let mut found = found.map_err(failed("read"))?;
+        self.report.damaged.append(&mut found.damaged);
+        self.report.gaps.append(&mut found.gaps);
         if let Some(sealed) = sealed_size.filter(|sealed| *sealed > size) {
             let (offset, bytes) = (size, sealed - size);
             let damage = Damage { segment: segment.number, offset, bytes, serial: None };
             self.report.damaged.push(damage);
         }
-        if let Some(tail) = tail {
-            segment.file.set_len(tail.offset).map_err(failed("cut"))?;
-            self.report.cut.push(tail);
+        match found.tail.take() {
+            Some(CutTail { segment, offset, bytes, .. }) if found.is_incomplete => {
+                self.report.damaged.push(Damage { segment, offset, bytes, serial: None });
+            }
+            Some(tail) => {
+                segment.file.set_len(tail.offset).map_err(failed("cut"))?;
+                self.report.cut.push(tail);
+            }
+            None => {}
         }
         // What a killed process wrote and did not sync counts from now on as stored.
         durable::sync_file(&segment.file, SyncPoint::SegmentData).map_err(failed("sync"))?;
-        self.replay(segment.number, &listed);
-        Ok((listed, end))
+        self.replay(segment.number, &found.listed);
+        Ok(found)
     }
 
     fn replay(&mut self, segment: u32, listed: &[Listed]) {

@@ -4,13 +4,13 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use crate::ids::{AccountId, ChunkId, Serial};
 
 use super::error::StoreError;
+use super::file;
 use super::format::{self, BLOCK_BYTES, Body, Nonce, RECORD_HEADER_BYTES, Record, known_part};
 use super::index::{Entry, fingerprint};
 use super::segment::{path_of, read_headers};
@@ -27,8 +27,8 @@ impl Store {
     /// Adds to `out` the `length` bytes of the chunk from byte `offset` on. After an error `out` is
     /// as it was.
     ///
-    /// `NotFound`; `OutOfRange`; `Corrupt` if the wanted blocks are not what was written, after which
-    /// `drop_damaged` should follow; `Io` if the disk cannot be read.
+    /// `NotFound`; `OutOfRange`; `Corrupt` if the wanted blocks are not what was written, `Unreadable`
+    /// if the disk fails to read them: `give_up` should follow on both.
     pub fn read(
         &self,
         serial: Serial,
@@ -140,6 +140,9 @@ impl Store {
             StoreError::Corrupt { segment, offset, .. } => {
                 StoreError::Corrupt { id: *id, segment, offset }
             }
+            StoreError::Unreadable { segment, offset, source, .. } => {
+                StoreError::Unreadable { id: *id, segment, offset, source }
+            }
             error => error,
         })?;
         if stored.id == *id { Ok(stored) } else { Err(StoreError::NotFound(*id)) }
@@ -147,7 +150,13 @@ impl Store {
 
     /// Reads and checks the head of the record that stands where `entry` says.
     pub(super) fn stored_at(&self, serial: Serial, entry: Entry) -> Result<Stored, StoreError> {
-        let file = self.files.get(entry.segment)?;
+        let file = self.files.get(entry.segment).map_err(|error| match error {
+            StoreError::Io { doing: "read", path: segment, source } => {
+                let (id, offset) = (known_part(entry.fingerprint), u64::from(entry.offset));
+                StoreError::Unreadable { id, segment, offset, source }
+            }
+            error => error,
+        })?;
         let mut stored = Stored {
             id: known_part(entry.fingerprint),
             entry,
@@ -217,10 +226,13 @@ impl Stored {
 
     /// Reads the file from byte `at` of the record on.
     fn read_at(&self, out: &mut [u8], at: u64) -> Result<(), StoreError> {
-        let read = self.file.file.read_exact_at(out, u64::from(self.entry.offset) + at);
-        read.map_err(|error| match error.kind() {
+        let offset = u64::from(self.entry.offset) + at;
+        file::read_exact_at(&self.file.file, out, offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => self.corrupt(at),
-            _ => StoreError::io("read", &self.file.path)(error),
+            _ => {
+                let (id, segment) = (self.id, self.file.path.clone());
+                StoreError::Unreadable { id, segment, offset, source }
+            }
         })
     }
 
@@ -342,6 +354,9 @@ impl Files {
         let path = path_of(&self.directory, number);
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         let headers = read_headers(&file, &path, number)?;
+        if let (None, Some(error)) = (headers.nonce, headers.unread) {
+            return Err(StoreError::io("read", &path)(error));
+        }
         // A nonce that no header gives any more verifies nothing: reading says `Corrupt`.
         let nonce = headers.nonce.unwrap_or([0; 32]);
         let file = Arc::new(SegmentFile { file, path, nonce });

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::ids::{AccountId, ChunkId, Serial};
 
 use super::append::Claimed;
-use super::error::StoreError;
+use super::error::{Loss, LostCopy, StoreError};
 use super::format::{Body, Reason, Record, known_part, record_bytes};
 use super::index::{Entry, Index};
 use super::remains::State;
@@ -41,21 +41,45 @@ impl Store {
         }
     }
 
-    /// Takes out a chunk whose reading said `Corrupt`, so that it is never tried again. Reads it once
-    /// more: `Ok(None)` if it is whole or gone, as when another thread was faster.
-    pub fn drop_damaged(&self, serial: Serial, id: &ChunkId) -> Result<Option<Ticket>, StoreError> {
+    /// Takes out a chunk whose reading said `Corrupt` or `Unreadable`, so that it is not tried again.
+    /// Reads it once more: `Ok(None)` if it is whole.
+    ///
+    /// What is damaged is gone. What the disk cannot read becomes trash, since bytes that it cannot
+    /// read now it may read later: then `restore` brings it back.
+    pub fn give_up(
+        &self,
+        serial: Serial,
+        id: &ChunkId,
+    ) -> Result<Option<(Ticket, Loss)>, StoreError> {
         loop {
             let entry = self.entry(serial, id)?;
-            match self.verify_at(serial, entry) {
+            let loss = match self.verify_at(serial, entry) {
                 Ok(_) => return Ok(None),
-                Err(StoreError::Corrupt { .. }) => {}
                 Err(_) if self.has_moved(serial, entry) => continue,
-                Err(error) => return Err(error),
-            }
-            if let Some(ticket) = self.bury(serial, entry, Reason::Damaged)? {
-                return Ok(Some(ticket));
+                Err(error) => error.loss().ok_or(error)?,
+            };
+            if let Some(ticket) = self.bury_lost(serial, entry, loss)? {
+                return Ok(Some((ticket, loss)));
             }
         }
+    }
+
+    /// Writes the tombstone of a chunk that is lost. It is held no more even if nothing can be written.
+    fn bury_lost(
+        &self,
+        serial: Serial,
+        entry: Entry,
+        loss: Loss,
+    ) -> Result<Option<Ticket>, StoreError> {
+        let reason = match loss {
+            Loss::Damaged => Reason::Damaged,
+            Loss::Unreadable => Reason::Removed,
+        };
+        let written = self.bury(serial, entry, reason);
+        if written.is_err() {
+            self.take_out(&mut self.index_mut(), serial, entry, reason);
+        }
+        written
     }
 
     /// Brings a removed chunk back, from the trash: it can be read once `wait_durable` returned for
@@ -113,14 +137,9 @@ impl Store {
         let hides = entry.place();
         let (id, account) = self.named_at(serial, entry);
         let record = Record { serial, id, account, body: Body::Tombstone { reason, hides } };
-        let written = self.write_burying(&record, &[], entry.segment, |index| {
+        self.write_burying(&record, &[], entry.segment, |index| {
             self.take_out(index, serial, entry, reason)
-        });
-        if written.is_err() && reason == Reason::Damaged {
-            // It must go even if nothing can be written any more.
-            self.take_out(&mut self.index_mut(), serial, entry, reason);
-        }
-        written
+        })
     }
 
     /// Writes a record that hides all earlier ones of its serial. `claim` is asked in one step with
@@ -190,22 +209,18 @@ impl Store {
         None
     }
 
-    /// Drops a chunk that was found damaged where `entry` says, and tells its id where that can be
-    /// read; `None` if it does not stand there any more. Goes by serial and place alone.
-    pub(super) fn drop_lost(
-        &self,
-        serial: Serial,
-        entry: Entry,
-    ) -> Option<(Serial, Option<ChunkId>)> {
+    /// Takes out a chunk that was found lost where `entry` says; `None` if it does not stand there any
+    /// more. Goes by serial and place alone.
+    pub(super) fn drop_lost(&self, serial: Serial, entry: Entry, loss: Loss) -> Option<LostCopy> {
         let id = self.stored_at(serial, entry).ok().map(|stored| stored.id);
         while self.index().get(serial) == Some(entry) {
-            match self.bury(serial, entry, Reason::Damaged) {
-                Ok(Some(_)) => return Some((serial, id)),
+            match self.bury_lost(serial, entry, loss) {
+                Ok(Some(_)) => return Some(LostCopy { serial, id, loss }),
                 Ok(None) => {}
                 Err(error) => {
                     // It is held no more all the same, until the next start.
                     log::warn!("tombstone not written serial={serial} error={error}");
-                    return Some((serial, id));
+                    return Some(LostCopy { serial, id, loss });
                 }
             }
         }

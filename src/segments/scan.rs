@@ -6,10 +6,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::ids::Serial;
 
+use super::file;
 use super::format::{
     self, ALIGNMENT, BLOCK_BYTES, FIRST_RECORD_AT, Nonce, RECORD_HEADER_BYTES, RECORD_MAGIC, Record,
 };
@@ -30,6 +30,8 @@ pub(super) struct Scan {
     pub tail: Option<CutTail>,
     /// Where the last good record ends.
     pub end: u64,
+    /// The disk could not read all of it: some of what is not there may be there another time.
+    pub is_incomplete: bool,
 }
 
 /// Scans segment `number`, of `size` bytes.
@@ -37,7 +39,7 @@ pub(super) fn scan(file: &File, number: u32, nonce: &Nonce, size: u64) -> io::Re
     if size > u64::from(u32::MAX) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a segment is shorter than 4 GiB"));
     }
-    let window = Window { file, size, start: 0, bytes: Vec::new() };
+    let window = Window::new(file, size);
     let mut scanner = Scanner { window, nonce, number, scan: Scan::default(), bad: Vec::new() };
     scanner.scan.end = FIRST_RECORD_AT;
     let mut at = FIRST_RECORD_AT;
@@ -57,7 +59,7 @@ pub(super) fn scan_on(
     size: u64,
     budget: u64,
 ) -> io::Result<(u64, Vec<Bad>)> {
-    let window = Window { file, size, start: 0, bytes: Vec::new() };
+    let window = Window::new(file, size);
     let mut scanner = Scanner { window, nonce, number, scan: Scan::default(), bad: Vec::new() };
     let mut at = from;
     while at < size && (at == from || at - from < budget) {
@@ -134,6 +136,7 @@ impl Scanner<'_> {
     }
 
     fn finish(mut self, size: u64) -> Scan {
+        self.scan.is_incomplete = self.window.is_incomplete;
         let offset = self.scan.end;
         if size > offset && !self.bad.is_empty() {
             let serials = self.bad.iter().filter_map(|bad| bad.serial).collect();
@@ -217,9 +220,15 @@ struct Window<'a> {
     size: u64,
     start: u64,
     bytes: Vec<u8>,
+    /// A part could not be read.
+    is_incomplete: bool,
 }
 
-impl Window<'_> {
+impl<'a> Window<'a> {
+    fn new(file: &'a File, size: u64) -> Window<'a> {
+        Window { file, size, start: 0, bytes: Vec::new(), is_incomplete: false }
+    }
+
     /// The `length` bytes from `at` on; `None` if the file ends before.
     fn get(&mut self, at: u64, length: usize) -> io::Result<Option<&[u8]>> {
         let end = at + length as u64;
@@ -237,16 +246,18 @@ impl Window<'_> {
     }
 
     fn fill(&mut self) -> io::Result<()> {
-        let Err(error) = self.file.read_exact_at(&mut self.bytes, self.start) else {
+        let Err(error) = file::read_exact_at(self.file, &mut self.bytes, self.start) else {
             return Ok(());
         };
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return Err(error);
         }
-        // What the disk cannot read is damaged, and no more than that. Not zeros: those are gaps.
+        // What the disk cannot read is no good record, and no more than that. Not zeros: those are
+        // gaps.
+        self.is_incomplete = true;
         for (n, page) in self.bytes.chunks_mut(PAGE_BYTES as usize).enumerate() {
             let at = self.start + n as u64 * PAGE_BYTES;
-            if self.file.read_exact_at(page, at).is_err() {
+            if file::read_exact_at(self.file, page, at).is_err() {
                 page.fill(0xFF);
             }
         }

@@ -1,7 +1,7 @@
 //! Scrubbing: reading all that is held from the disk, in the order in which it stands there, and
 //! mending what can be mended from what else is known.
 //!
-//! A chunk that is damaged is dropped, and its caller told. A segment header is written anew, from
+//! A chunk that is damaged is dropped, one that the disk cannot read put aside, and the caller told. A segment header is written anew, from
 //! memory. Damage that may have hit a tombstone costs nothing, since every record that stands is in
 //! the index with the segment of its tombstone: all tombstones of the segment that are needed are
 //! written anew elsewhere, and the segment is compacted soon, which takes the damage away.
@@ -15,9 +15,10 @@ use std::sync::Arc;
 use rustix::fs::{Advice, fadvise};
 
 use crate::durable::{self, SyncPoint};
-use crate::ids::{ChunkId, MAX_CHUNK_BYTES, Serial};
+use crate::ids::{MAX_CHUNK_BYTES, Serial};
 
-use super::error::StoreError;
+use super::error::{Loss, LostCopy, StoreError};
+use super::file;
 use super::format::{
     self, FIRST_RECORD_AT, Nonce, SECOND_HEADER_AT, SEGMENT_HEADER_BYTES, record_bytes,
 };
@@ -44,9 +45,8 @@ pub struct ScrubStep {
     pub cursor: ScrubCursor,
     /// The bytes that were read.
     pub bytes: u64,
-    /// The chunks found damaged, with their ids where these can be read. They are held no more: to
-    /// be reported lost.
-    pub damaged: Vec<(Serial, Option<ChunkId>)>,
+    /// The chunks found damaged or unreadable. They are held no more: to be reported lost.
+    pub lost: Vec<LostCopy>,
     /// What was damaged and is no chunk: it was mended, or did not matter.
     pub healed: u64,
     /// All was read.
@@ -142,7 +142,7 @@ impl Store {
         forget_cached(file, 0, FIRST_RECORD_AT);
         for at in [0, SECOND_HEADER_AT] {
             let mut found = [0; SEGMENT_HEADER_BYTES];
-            if file.read_exact_at(&mut found, at).is_ok() && found == header {
+            if file::read_exact_at(file, &mut found, at).is_ok() && found == header {
                 continue;
             }
             log::warn!("segment header damaged, written anew path={} at={at}", path.display());
@@ -164,17 +164,15 @@ impl Store {
         let chunks = self.chunks_within(part.number, bad);
         let remains = self.remains_within(part.number, bad);
         for (serial, entry, _) in &chunks {
-            match self.verify_at(*serial, *entry) {
-                Err(error) if error.is_damage() => {
-                    step.damaged.extend(self.drop_lost(*serial, *entry));
-                }
-                // Whole after all, or moved, or not to be read just now.
-                Ok(_) | Err(_) => {}
+            // Otherwise it is whole after all, or moved.
+            if let Some(loss) = self.verify_at(*serial, *entry).err().and_then(|e| e.loss()) {
+                step.lost.extend(self.drop_lost(*serial, *entry, loss));
             }
         }
         for (serial, entry, is_trash) in &remains {
-            let is_lost = || self.verify_at(*serial, *entry).is_err_and(|error| error.is_damage());
-            if *is_trash && is_lost() {
+            // What cannot be read stays: it is no worse than gone, and may be better.
+            let is_damaged = |error: StoreError| error.loss() == Some(Loss::Damaged);
+            if *is_trash && self.verify_at(*serial, *entry).is_err_and(is_damaged) {
                 log::warn!("trash damaged, dropped serial={serial} segment={}", part.number);
                 self.index_mut().kill(*serial, entry.place());
                 step.healed += 1;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::durable::{self, SyncPoint};
 
 use super::error::StoreError;
+use super::file;
 use super::format::{
     self, BLOCK_BYTES, FIRST_RECORD_AT, FORMAT_VERSION, Nonce, Record, SECOND_HEADER_AT,
     SEGMENT_HEADER_BYTES,
@@ -108,16 +109,21 @@ pub(super) struct Headers {
     pub nonce: Option<Nonce>,
     /// Where a header should be and is not.
     pub bad: Vec<u64>,
+    /// Why the disk could not read one.
+    pub unread: Option<io::Error>,
 }
 
 /// Reads the headers of segment `number`. `Version` if it is from another version of the program.
 pub(super) fn read_headers(file: &File, path: &Path, number: u32) -> Result<Headers, StoreError> {
-    let mut headers = Headers { nonce: None, bad: Vec::new() };
+    let mut headers = Headers { nonce: None, bad: Vec::new(), unread: None };
     for at in [0, SECOND_HEADER_AT] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         // What cannot be read is as bad as what cannot be understood: there is another.
-        let read = file.read_exact_at(&mut bytes, at).is_ok();
-        match format::decode_segment_header(&bytes, number).filter(|_| read) {
+        let read = file::read_exact_at(file, &mut bytes, at);
+        let is_read = read.is_ok();
+        let unread = read.err().filter(|error| error.kind() != io::ErrorKind::UnexpectedEof);
+        headers.unread = headers.unread.or(unread);
+        match format::decode_segment_header(&bytes, number).filter(|_| is_read) {
             Some((FORMAT_VERSION, nonce)) => headers.nonce = headers.nonce.or(Some(nonce)),
             Some((found, _)) => {
                 let path = path.to_path_buf();

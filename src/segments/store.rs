@@ -149,6 +149,8 @@ pub(super) struct State {
     pub compactors: usize,
     /// The segments that compaction has taken away.
     pub compacted: u64,
+    /// Segments that are not to be compacted before these times.
+    pub shunned: BTreeMap<u32, Moment>,
     /// A chunk was refused for lack of space since the last segment was compacted.
     pub is_starved: bool,
     /// Set for good by the first sync that fails.

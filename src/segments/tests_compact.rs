@@ -163,7 +163,8 @@ fn a_chunk_found_damaged_by_compaction_is_not_copied_and_is_told() {
     change_byte(&segment_path(&directory, 1), FIRST_RECORD_AT + 7 * record + 20);
     let done = compact_all(&store);
     let id = chunk(7, &bytes_of(7, 3000)).id;
-    assert_eq!(done[0].damaged, [(Serial(7), Some(id)), (Serial(8), None)]);
+    let lost: Vec<_> = done[0].lost.iter().map(|lost| (lost.serial, lost.id)).collect();
+    assert_eq!(lost, [(Serial(7), Some(id)), (Serial(8), None)]);
     assert_eq!(store.dropped_count(), 2);
     let report = close_and_check(store, &directory);
     assert!(report.is_sound(), "the damage went with its segment");

@@ -154,7 +154,7 @@ proptest! {
                     let (start, end) = span(&before, n);
                     prop_assert!((start..end).contains(&at));
                     let before = store.dropped_count();
-                    prop_assert!(store.drop_damaged(chunk.serial, &chunk.id).unwrap().is_some());
+                    prop_assert!(store.give_up(chunk.serial, &chunk.id).unwrap().is_some());
                     prop_assert_eq!(store.dropped_count(), before + 1);
                     prop_assert!(matches!(get(&store, &chunk), Err(StoreError::NotFound(_))));
                 }
@@ -173,7 +173,7 @@ fn a_damaged_chunk_that_is_stored_again_is_written_anew_and_lives_on() {
     let bytes = bytes_of(1, 5000);
     let chunk = chunk(1, &bytes);
     put(&store, &[chunk]);
-    assert!(store.drop_damaged(chunk.serial, &chunk.id).unwrap().is_none());
+    assert!(store.give_up(chunk.serial, &chunk.id).unwrap().is_none());
     change_byte(&segment_path(&directory, 1), FIRST_RECORD_AT + 3000);
     assert!(matches!(get(&store, &chunk), Err(StoreError::Corrupt { .. })));
     put(&store, &[chunk]);

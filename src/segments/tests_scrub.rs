@@ -20,7 +20,7 @@ pub(super) fn scrub_all(store: &Store, budget: u64) -> (Vec<(Serial, Option<Chun
     let mut cursor = ScrubCursor::default();
     loop {
         let step = store.scrub(cursor, budget).unwrap();
-        damaged.extend(step.damaged);
+        damaged.extend(step.lost.iter().map(|lost| (lost.serial, lost.id)));
         healed += step.healed;
         cursor = step.cursor;
         if step.is_end {

@@ -50,7 +50,7 @@ fn compact_all(shared: &Shared, member: &Member) -> bool {
                 return false;
             }
         };
-        shared.report_damaged(&done.damaged);
+        shared.report_lost(&done.lost);
         log::info!(
             "compacted segment={} copied_bytes={} freed_bytes={}",
             done.segment,

@@ -156,7 +156,20 @@ impl Control<'_> {
         self.tell(FirstContact::Alive);
         loop {
             self.heartbeat(&mut connection)?;
+            self.compare_again(&mut connection)?;
         }
+    }
+
+    /// Has copies counted that were told to be lost and are held again.
+    fn compare_again(&self, connection: &mut Connection) -> Result<(), End> {
+        if !self.shared.aside.take_back() {
+            return Ok(());
+        }
+        let Some(member) = self.shared.member() else { return Err(End::Stopped) };
+        inventory::compare(connection, &member, &self.shared.confirmer).map_err(|error| {
+            self.shared.aside.note_back();
+            error.into()
+        })
     }
 
     /// Tells a main server that started anew of the latest copies, of which it may have lost the
@@ -207,7 +220,7 @@ impl Control<'_> {
             newest_key: shared.keys.newest(),
             acknowledged: shared.orders.done().into(),
             failed: member.failure(),
-            damaged_copies: shared.counters.damaged(),
+            damaged_copies: shared.counters.damaged() + shared.counters.unreadable(),
             scrub: shared.scrub.state(),
             unadopted: !shared.is_adopted(),
             time: Some(shared.clock.wall()),

@@ -14,6 +14,7 @@ pub struct Counters {
     fetched: AtomicU64,
     fetched_bytes: AtomicU64,
     damaged: AtomicU64,
+    unreadable: AtomicU64,
     transfers: AtomicU32,
 }
 
@@ -47,6 +48,11 @@ impl Counters {
         self.damaged.load(Ordering::Relaxed)
     }
 
+    /// Copies that the disk could not read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+
     /// Transfers under way now.
     pub fn transfers(&self) -> u32 {
         self.transfers.load(Ordering::Relaxed)
@@ -74,6 +80,10 @@ impl Counters {
     pub(super) fn count_damaged(&self) {
         self.damaged.fetch_add(1, Ordering::Relaxed);
     }
+
+    pub(super) fn count_unreadable(&self) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Display for Counters {
@@ -81,13 +91,15 @@ impl fmt::Display for Counters {
         let of = |sum: &AtomicU64| sum.load(Ordering::Relaxed);
         write!(
             f,
-            "client_bytes={} node_bytes={} stored={} fetched={} fetched_bytes={} damaged={}",
+            "client_bytes={} node_bytes={} stored={} fetched={} fetched_bytes={} damaged={} \
+             unreadable={}",
             of(&self.client_bytes),
             of(&self.node_bytes),
             of(&self.stored),
             of(&self.fetched),
             of(&self.fetched_bytes),
-            of(&self.damaged)
+            of(&self.damaged),
+            of(&self.unreadable)
         )
     }
 }
@@ -106,6 +118,8 @@ impl Counters {
         page.counter("p2pdfs_node_fetched_bytes_total", help, of(&self.fetched_bytes));
         let help = "Copies that were found damaged.";
         page.counter("p2pdfs_node_damaged_copies_total", help, of(&self.damaged));
+        let help = "Copies that the disk could not read.";
+        page.counter("p2pdfs_node_unreadable_copies_total", help, of(&self.unreadable));
         let help = "Transfers under way.";
         page.gauge("p2pdfs_node_transfers", help, self.transfers().into());
     }

@@ -25,6 +25,10 @@ pub(super) fn of_store(error: &StoreError) -> Fault {
         StoreError::Corrupt { id, .. } => {
             (FaultCode::Damaged, format!("the copy of chunk {id} on this node is damaged"))
         }
+        StoreError::Unreadable { id, .. } => (
+            FaultCode::Damaged,
+            format!("the disk of this node cannot read its copy of chunk {id}"),
+        ),
         StoreError::OutOfRange { .. } | StoreError::TooLarge { .. } => {
             (FaultCode::Invalid, error.to_string())
         }

@@ -108,8 +108,8 @@ fn read(shared: &Shared, member: &Member, wanted: &Wanted, out: &mut [u8]) -> Re
     let Claims { serial, id, .. } = &wanted.claims;
     member.store.read_into(*serial, id, wanted.offset, out).map_err(|error| {
         let fault = member.fault(&error);
-        if let StoreError::Corrupt { .. } = error {
-            shared.drop_damaged(member, *serial, id);
+        if error.loss().is_some() {
+            shared.give_up_copy(member, *serial, id);
         }
         fault
     })

@@ -290,7 +290,9 @@ fn verify(shared: &Shared, member: &Member, claims: &Claims) {
 /// Reports a copy that the main server counts on and that cannot be had from here.
 pub(super) fn missing(shared: &Shared, member: &Member, claims: &Claims, error: &StoreError) {
     match error {
-        StoreError::Corrupt { .. } => shared.drop_damaged(member, claims.serial, &claims.id),
+        StoreError::Corrupt { .. } | StoreError::Unreadable { .. } => {
+            shared.give_up_copy(member, claims.serial, &claims.id);
+        }
         StoreError::NotFound(_) => {
             log::warn!("a copy is not here chunk={} serial={}", claims.id, claims.serial);
             shared.confirmer.lost(claims.serial);

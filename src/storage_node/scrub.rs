@@ -82,7 +82,7 @@ fn pass(shared: &Shared) -> bool {
     loop {
         let begun = shared.clock.now();
         let pause = match step(shared, &mut cursor) {
-            Some(Step::End) => return true,
+            Some(Step::End) => return bring_back(shared),
             Some(Step::Read(bytes)) => {
                 let is_busy = shared.counters.transfers() > 0;
                 span_of_step(shared.scrubbing.rate, bytes, is_busy)
@@ -94,6 +94,33 @@ fn pass(shared: &Shared) -> bool {
             return false;
         }
     }
+}
+
+/// Brings back what the disk could not read and can read by now. False when the node stops.
+fn bring_back(shared: &Shared) -> bool {
+    for serial in shared.aside.take() {
+        let Some(member) = shared.member() else { return false };
+        let restored = member.store.restore(serial).and_then(|ticket| match ticket {
+            Some(ticket) => member.store.wait_durable(ticket).map(|()| true),
+            // Removed for good meanwhile, or damaged.
+            None => Ok(false),
+        });
+        match restored {
+            Ok(true) => {
+                log::warn!("copy can be read again serial={serial}");
+                shared.aside.note_back();
+            }
+            Ok(false) => {}
+            Err(error) => {
+                log::debug!("copy still aside serial={serial} error={}", with_causes(&error));
+                shared.aside.add(serial);
+            }
+        }
+        if shared.stops_within(Duration::ZERO) {
+            return false;
+        }
+    }
+    true
 }
 
 /// What a step did.
@@ -115,7 +142,7 @@ fn step(shared: &Shared, cursor: &mut ScrubCursor) -> Option<Step> {
         }
     };
     *cursor = step.cursor;
-    shared.report_damaged(&step.damaged);
+    shared.report_lost(&step.lost);
     if step.healed > 0 {
         log::warn!("scrub mended what was damaged and is no chunk places={}", step.healed);
     }

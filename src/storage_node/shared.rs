@@ -10,13 +10,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::causes::with_causes;
 use crate::clock::{Clock, Moment};
 use crate::ids::{Address, ChunkId, Incarnation, Serial};
-use crate::segments::{Store, StoreError, Ticket};
+use crate::segments::{Loss, LostCopy, Store, StoreError, Ticket};
 use crate::server::Budget;
 use crate::wire::connection::Dialing;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::node_to_main::Space;
 use crate::wire::{CallError, Fault, Hello, Role};
 
+use super::aside::Aside;
 use super::batch::StoredCopy;
 use super::buffers::Pool;
 use super::config::{NodeConfig, NodeLimits, ScrubConfig};
@@ -69,6 +70,7 @@ pub(super) struct Shared {
     pub recent: Recent,
     pub scrubbing: ScrubConfig,
     pub scrub: Scrub,
+    pub aside: Aside,
     pub links: Links,
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
@@ -146,6 +148,7 @@ impl Shared {
             journal: Keeper::new(&config.directory),
             scrubbing: config.scrub,
             scrub: Scrub::default(),
+            aside: Aside::default(),
             stop,
             fatal,
             given_up: AtomicBool::new(false),
@@ -255,35 +258,46 @@ impl Shared {
         self.member().is_some_and(is_held)
     }
 
-    /// Takes out a copy whose reading said that it is damaged, and has the main server told.
-    pub fn drop_damaged(&self, member: &Member, serial: Serial, id: &ChunkId) {
-        self.counters.count_damaged();
-        let dropped = member.store.drop_damaged(serial, id);
-        let durable = dropped.and_then(|ticket| match ticket {
-            Some(ticket) => member.store.wait_durable(ticket).map(|()| true),
-            None => Ok(false),
+    /// Takes out a copy whose reading said that it is damaged or cannot be read, and has the main
+    /// server told.
+    pub fn give_up_copy(&self, member: &Member, serial: Serial, id: &ChunkId) {
+        let given_up = member.store.give_up(serial, id);
+        let durable = given_up.and_then(|taken| match taken {
+            Some((ticket, loss)) => member.store.wait_durable(ticket).map(|()| Some(loss)),
+            None => Ok(None),
         });
-        match durable {
-            Ok(true) => log::warn!("copy damaged, dropped chunk={id} serial={serial}"),
-            Ok(false) => {
-                log::warn!("copy damaged, and whole when read again chunk={id} serial={serial}");
+        let loss = match durable {
+            Ok(Some(loss)) => loss,
+            Ok(None) => {
+                log::warn!("copy not good, and whole when read again chunk={id} serial={serial}");
                 return;
             }
-            // Another request has dropped it, and told of it.
+            // Another request was faster, and told of it.
             Err(StoreError::NotFound(_)) => return,
             Err(error) => {
-                log::error!("copy damaged, no tombstone chunk={id} serial={serial} error={error}");
+                let error = with_causes(&error);
+                log::error!("copy lost, no tombstone chunk={id} serial={serial} error={error}");
+                Loss::Damaged
             }
-        }
-        self.confirmer.lost(serial);
+        };
+        self.report_lost(&[LostCopy { serial, id: Some(*id), loss }]);
     }
 
-    /// Has the main server told of copies that were found damaged and are held no more.
-    pub fn report_damaged(&self, damaged: &[(Serial, Option<ChunkId>)]) {
-        for (serial, id) in damaged {
-            self.counters.count_damaged();
+    /// Has the main server told of copies that are held no more.
+    pub fn report_lost(&self, lost: &[LostCopy]) {
+        for LostCopy { serial, id, loss } in lost {
             let id = id.map(|id| id.to_string()).unwrap_or_default();
-            log::warn!("copy damaged, dropped chunk={id} serial={serial}");
+            match loss {
+                Loss::Damaged => {
+                    self.counters.count_damaged();
+                    log::warn!("copy damaged, dropped chunk={id} serial={serial}");
+                }
+                Loss::Unreadable => {
+                    self.counters.count_unreadable();
+                    self.aside.add(*serial);
+                    log::error!("copy cannot be read, put aside chunk={id} serial={serial}");
+                }
+            }
             self.confirmer.lost(*serial);
         }
     }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use crate::ids::Serial;
-use crate::segments::check;
+use crate::segments::{BadSectors, check};
 use crate::storage_node::{Node, NodeConfig, ScrubConfig, ScrubRate};
 use crate::token::Operation;
 use crate::wire::FaultCode;
@@ -121,4 +121,46 @@ fn an_order_to_verify_finds_a_damaged_copy() {
     main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
     main.await_obeyed();
     assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(2)]);
+}
+
+#[test]
+fn a_copy_that_the_disk_cannot_read_is_lost_until_it_can_and_is_told_of_once() {
+    let main = FakeMain::start();
+    let scrub = ScrubConfig { rate: ScrubRate::Unlimited, every: Duration::from_millis(10) };
+    let node = join_with(&main, |config| config.scrub = scrub);
+    let number = node.number();
+    let bytes = vec![9; 200_000];
+    store(&main, &node.node, 1, &bytes).unwrap();
+    store(&main, &node.node, 2, b"whole").unwrap();
+    let path = node.directory.path().join("segments/00000001.seg");
+    let failing = BadSectors::of(&path, 100_000..100_001);
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
+    assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap_err().code, FaultCode::NotFound);
+    assert_eq!(fetch(&main, &node.node, 2, b"whole").unwrap(), b"whole");
+    await_passes(&main, 2);
+    let counters = node.node.counters();
+    assert_eq!((counters.unreadable(), counters.damaged()), (1, 0));
+    drop(failing);
+    main.announce(|books| books.announce.push(crate::ids::KeyId(1)));
+    let compared = Told::Compared { node: number };
+    let is_next = |told: &Told| matches!(told, Told::Beat { .. }) || *told == compared;
+    while main.await_told(is_next) != compared {
+        main.announce(|books| books.announce.push(crate::ids::KeyId(1)));
+    }
+    assert_eq!(main.held(number).into_iter().collect::<Vec<_>>(), [Serial(1), Serial(2)]);
+    assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap(), bytes);
+}
+
+/// Waits until everything was scrubbed so many times more.
+fn await_passes(main: &FakeMain, count: u64) {
+    let mut first = None;
+    loop {
+        main.announce(|books| books.announce.push(crate::ids::KeyId(1)));
+        let told = main.await_told(|told| matches!(told, Told::Beat { .. } | Told::Lost { .. }));
+        let Told::Beat { scrub, damaged, .. } = told else { panic!("told again: {told:?}") };
+        assert_eq!(damaged, 1);
+        if scrub.passes >= *first.get_or_insert(scrub.passes) + count {
+            return;
+        }
+    }
 }
