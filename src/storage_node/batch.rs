@@ -3,13 +3,13 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::Sender;
-
 use crate::ids::{Address, ChunkId, NodeId, Serial};
 use crate::token::Token;
 use crate::wire::node_to_main::{DuplicatedChunk, Target};
 use crate::wire::to_main::Addresses;
 use crate::wire::{Fault, FaultCode};
+
+use super::answer::Giver;
 
 /// A node to duplicate to, where it is, and the token to do so.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ pub(super) type Answers = Vec<Result<Vec<Destination>, Fault>>;
 pub(super) struct Job {
     pub what: What,
     /// `None` where nobody waits.
-    pub answer: Option<Sender<Answers>>,
+    pub answer: Option<Giver<Answers>>,
     /// When it is not worth sending any more.
     pub until: Option<Instant>,
 }
@@ -114,8 +114,7 @@ impl Job {
             answers = copies.iter().map(answer_to).collect();
         }
         if let Some(answer) = self.answer {
-            // Whoever waited may have lost patience.
-            let _ = answer.send(answers);
+            answer.give(answers);
         }
     }
 }

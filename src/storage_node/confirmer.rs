@@ -14,13 +14,12 @@ use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
-
 use crate::causes::with_causes;
 use crate::ids::Serial;
 use crate::wire::node_to_main::DuplicatedChunk;
 use crate::wire::{MAX_CONFIRMATIONS, MAX_ITEMS};
 
+use super::answer::pending;
 use super::batch::{Answers, Batch, Job, StoredCopy, What, unheard};
 use super::exchange::tell;
 use super::shared::Shared;
@@ -177,15 +176,13 @@ impl Confirmer {
         while !items.is_empty() {
             let rest = items.split_off(items.len().min(MAX_CONFIRMATIONS));
             let part = std::mem::replace(&mut items, rest);
-            let (answer, answers) = bounded(1);
+            let (answer, answers) = pending();
             waiting.push((part.len(), answers));
             self.push(Job { what: what(part), answer: Some(answer), until: Some(until) });
         }
         let mut all = Vec::new();
         for (count, answers) in waiting {
-            all.extend(
-                answers.recv_deadline(until).unwrap_or_else(|_| vec![Err(unheard()); count]),
-            );
+            all.extend(answers.wait_until(until).unwrap_or_else(|| vec![Err(unheard()); count]));
         }
         all
     }

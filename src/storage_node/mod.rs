@@ -7,6 +7,7 @@
 //! `fetch` (what a connection asks), `confirmer`, `exchange` and `forward` (what a stored chunk sets off),
 //! `orders`; `journal` and `read_journal` (what it keeps of the catalog).
 
+mod answer;
 mod aside;
 mod batch;
 mod buffers;

@@ -4,12 +4,15 @@
 
 mod reader;
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use serde::Serialize;
 
+use reader::Timeout;
 pub use reader::{FrameReader, PayloadBuffer};
 
 use super::{MAX_HELLO_BYTES, MAX_JSON_BYTES, MAX_PAYLOAD_BYTES};
@@ -97,7 +100,7 @@ pub enum FrameError {
     Io(#[from] io::Error),
 }
 
-/// A socket read or written under a deadline for the whole message, whatever the single calls do.
+/// A socket written under a deadline for the whole message, whatever the single calls do.
 struct Deadlined<'a> {
     stream: &'a TcpStream,
     deadline: Instant,
@@ -110,22 +113,22 @@ impl Deadlined<'_> {
     }
 }
 
-impl Read for Deadlined<'_> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        self.stream.read(out)
-    }
-}
-
 impl Write for Deadlined<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream.set_write_timeout(Some(self.left()?))?;
         self.stream.write(bytes)
     }
 
+    /// What the socket takes at once needs no timeout, and that is most messages.
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write_vectored(parts)
+        let left = self.left()?;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(self.stream, parts, &mut SendAncillaryBuffer::default(), flags) {
+            Err(Errno::AGAIN) => {}
+            sent => return Ok(sent?),
+        }
+        self.stream.set_write_timeout(Some(left))?;
+        (&mut &*self.stream).write_vectored(parts)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -138,15 +141,6 @@ fn frame_error(error: io::Error) -> FrameError {
         io::ErrorKind::UnexpectedEof => FrameError::CutOff,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => FrameError::TimedOut,
         _ => FrameError::Io(error),
-    }
-}
-
-fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
     }
 }
 
@@ -183,14 +177,14 @@ pub fn write_message_within(
 /// for at most `patience` and a bounded number of bytes, until the peer closes too.
 pub fn say_farewell(stream: &TcpStream, patience: Duration) {
     const MAX_BYTES: usize = 4 << 20;
-    let mut input = Deadlined { stream, deadline: Instant::now() + patience };
+    let (mut timeout, deadline) = (Timeout::default(), Instant::now() + patience);
     let mut scratch = [0; 2048];
     let mut passed_over = 0;
     if stream.shutdown(Shutdown::Write).is_err() {
         return;
     }
     while passed_over < MAX_BYTES {
-        match retry_interrupted(|| input.read(&mut scratch)) {
+        match timeout.read(stream, deadline, &mut scratch) {
             Ok(0) | Err(_) => return,
             Ok(count) => passed_over += count,
         }
