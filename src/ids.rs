@@ -216,6 +216,10 @@ numbered!(
     Version(u64)
 );
 numbered!(
+    /// How far a main server's books are: it rises with what is made durable in them. Below 2^53.
+    BooksMark(u64)
+);
+numbered!(
     /// A token key of one node, counted up from 1 with each renewal.
     KeyId(u32)
 );

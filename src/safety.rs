@@ -10,9 +10,6 @@
 //! - BLAKE3 does not collide, and SHA-1 does not where a collision-detecting SHA-1 finds nothing.
 //! - Processes end at any instruction, messages are lost, repeated, late or cut off, and clocks jump.
 //!   None of the arguments below rests on a timeout: timeouts only decide when to try something else.
-//! - A catalog is not copied while its main server runs and brought back later in its place: the nodes
-//!   cannot tell such a copy from the catalog that they know. One that was copied while its main server
-//!   stood still they can tell.
 //! - Fewer disks are destroyed together than a chunk has copies. Whoever has them all destroyed within
 //!   the time that one repair takes loses what was on these alone.
 //!
@@ -89,9 +86,13 @@
 //! `stored` never follows the `lost` of what was dropped: it is left out, or was sent before.
 //!
 //! *A main server that is not the right one deletes nothing.* Each start of a main server enters a random
-//! incarnation into the catalog's history. A node obeys an order to delete only from one whose history
-//! holds the last incarnation that the node saw. A blank catalog, an old backup, or the second of two
-//! copies lacks it, until a person adopts it.
+//! incarnation into the catalog's history, and ends the one before it at the mark that the books have
+//! then, a number that rises with each durable change. A node obeys an order to delete only from one
+//! whose history holds the last incarnation that the node saw, up to the last mark that it heard. A blank
+//! catalog, an old backup, or the second of two copies lacks the incarnation; a copy that was made while
+//! the main server ran has it, but came to an earlier mark in it, and no later start of the copy changes
+//! that, until a person adopts it. An honest start always has both, whatever crashed, since no mark is
+//! told before it is durable; and no clock is in it.
 //!
 //! *Even a wrong order is not the end.* A node moves what it is told to delete to its trash: a tombstone
 //! hides the record, whose bytes stay for at least an hour and until the space is needed. An inventory
@@ -104,10 +105,12 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* One window is known. A `stored` whose connection broke before its answer
+//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
 //! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
 //! order and that order was acknowledged on another connection, a copy counts that is gone, until the
-//! node's next inventory.
+//! node's next inventory. And a node hears of marks with its heartbeats, and has them on its disk a minute
+//! later at the latest: a copy of the catalog that was made in the last seconds of its main server is
+//! taken for the original, and one of its last minute by a node that was killed together with it.
 //!
 //! # 3. Nobody reads or writes what they were not granted
 //!

@@ -19,8 +19,8 @@ use std::time::Instant;
 
 use crate::clock::WallTime;
 use crate::ids::{
-    AccountId, Address, ChunkId, ClusterId, Incarnation, KeyId, NodeId, RequestId, Secret, Serial,
-    Version,
+    AccountId, Address, BooksMark, ChunkId, ClusterId, Incarnation, KeyId, NodeId, RequestId,
+    Secret, Serial, Version,
 };
 use crate::remote_path::RemotePath;
 
@@ -38,7 +38,8 @@ pub trait Catalog: Send + Sync {
     /// The cluster's id and its master secret, as drawn when the catalog was made.
     fn identity(&self) -> (ClusterId, Secret);
 
-    /// Enters a start of the main server into the history, and moves the number sequence above
+    /// Enters a start of the main server into the history, ends the one before it at the mark that
+    /// the books have then, and moves the number sequence above
     /// every number that any earlier life of this catalog, or of a backup of it, can have given
     /// out: to `(seconds since 2020-01-01 UTC) << 20` of `now` when that is higher. It does not note
     /// the time: nobody has said yet that this clock is right.
@@ -48,8 +49,18 @@ pub trait Catalog: Send + Sync {
         now: WallTime,
     ) -> Result<(), CatalogError>;
 
-    /// True when a main server with this catalog once started under `incarnation`.
-    fn knows_incarnation(&self, incarnation: &Incarnation) -> Result<bool, CatalogError>;
+    /// True when a main server with this catalog once started under `incarnation`, and its books
+    /// came to `mark` before the next start. So it is false for ever for a catalog that was copied
+    /// during that start, where somebody saw a later mark of the catalog that it was copied from.
+    fn knows_incarnation(
+        &self,
+        incarnation: &Incarnation,
+        mark: BooksMark,
+    ) -> Result<bool, CatalogError>;
+
+    /// How far the books are, durably: it rises with each transaction that changed anything but the
+    /// time that is noted.
+    fn mark(&self) -> BooksMark;
 
     /// Waits until everything that was answered early is durable.
     fn sync(&self) -> Result<(), CatalogError>;
@@ -96,10 +107,10 @@ pub trait Catalog: Send + Sync {
     fn set_node_key(&self, node: NodeId, key: KeyId) -> Result<(), CatalogError>;
 
     /// Takes the word of a person that main servers with these incarnations were earlier lives of
-    /// this one. Those known already are passed over.
+    /// this one, up to these marks. What is known already is passed over.
     fn adopt_incarnations(
         &self,
-        incarnations: &[Incarnation],
+        incarnations: &[(Incarnation, BooksMark)],
         now: WallTime,
     ) -> Result<(), CatalogError>;
 

@@ -8,7 +8,7 @@ use super::Main;
 use super::admin::admins_only;
 use super::nodes::Nodes;
 use crate::catalog::{AccountRecord, CatalogError, NodeStart, Refusal};
-use crate::ids::{Incarnation, NodeId};
+use crate::ids::{BooksMark, Incarnation, NodeId};
 use crate::wire::Fault;
 use crate::wire::admin::{Adopt, Adopted, Notice};
 use crate::wire::node_to_main::AddMe;
@@ -17,7 +17,8 @@ use crate::wire::to_main::Done;
 /// The most nodes that a notice names.
 const MAX_NAMED: usize = 16;
 
-/// The nodes that saw a start of a main server last which is not in this one's history. At most one
+/// The nodes that saw a start of a main server last which is not in this one's history, or later
+/// books of it than these. At most one
 /// entry for each node.
 #[derive(Default)]
 pub struct Strangers {
@@ -26,8 +27,8 @@ pub struct Strangers {
 
 #[derive(Clone)]
 struct Stranger {
-    /// The start of the main server that it saw last.
-    main: Incarnation,
+    /// The start of the main server that it saw last, and how far that one's books were.
+    main: (Incarnation, BooksMark),
     /// Its own start, where that could not be registered: the catalog lacks the one before it.
     refused: Option<NodeStart>,
 }
@@ -40,6 +41,7 @@ impl Strangers {
     /// The node named a main server that is not known. `refused` when it was not taken for it.
     pub fn note(&self, node: NodeId, request: &AddMe, refused: Option<NodeStart>) {
         if let Some(main) = request.main_incarnation {
+            let main = (main, request.main_mark.unwrap_or(BooksMark(0)));
             self.lock().insert(node, Stranger { main, refused });
         }
     }
@@ -81,17 +83,12 @@ impl Main {
         Ok(Done {})
     }
 
-    /// The node was added, as one that obeys this main server or as one that deletes nothing by its
+    /// The node is being added, as one that obeys this main server or as one that deletes nothing by its
     /// word.
     pub(super) fn note_adopted(&self, node: NodeId, request: &AddMe, is_adopted: bool) {
         match is_adopted {
             true => self.strangers.forget(node),
             false => self.strangers.note(node, request, None),
-        }
-        let now = self.clock.now();
-        if let Some(node) = self.nodes.lock().nodes.get_mut(&node) {
-            node.is_unadopted = !is_adopted;
-            node.its_time = request.time.map(|time| (time, now)).or(node.its_time);
         }
     }
 
@@ -109,10 +106,12 @@ impl Main {
                 Err(error) => return Err(error),
             }
         }
-        let mains: Vec<Incarnation> = strangers.values().map(|stranger| stranger.main).collect();
+        let mains: Vec<(Incarnation, BooksMark)> =
+            strangers.values().map(|stranger| stranger.main).collect();
         self.catalog.adopt_incarnations(&mains, self.clock.wall())?;
         for (node, stranger) in &strangers {
-            log::warn!("main server adopted incarnation={} node={node}", stranger.main);
+            let (incarnation, mark) = stranger.main;
+            log::warn!("main server adopted incarnation={incarnation} mark={mark} node={node}");
             self.nodes.ask_anew(*node);
         }
         // One that named another meanwhile stays.
@@ -140,8 +139,8 @@ impl Main {
         let refused = strangers.values().filter(|stranger| stranger.refused.is_some()).count();
         let at_work = strangers.len() - refused;
         let message = format!(
-            "nodes {names} last worked for a main server that this one's history lacks: its catalog \
-             may be an old backup or a copy. {at_work} of them work for this one but delete nothing, \
+            "nodes {names} last worked for a main server that this one's history lacks, or saw later \
+             books of it than these are: this catalog may be an old backup or a copy. {at_work} of them work for this one but delete nothing, \
              {refused} only serve reads. If this is the main server to go on with, type: p2pdfs admin \
              adopt nodes"
         );

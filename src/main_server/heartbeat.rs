@@ -115,6 +115,7 @@ impl Main {
         }
         Ok(HeartbeatReply {
             incarnation: self.incarnation,
+            mark: Some(self.catalog.mark()),
             time: self.clock.wall(),
             interval_ms: self.nodes.interval().as_millis() as u64,
             keys: self.nodes.keys_for(node, beat.newest_key),

@@ -7,7 +7,7 @@ use super::fault::invalid;
 use super::node::Control;
 use super::session::Session;
 use crate::catalog::{CatalogError, NodeRecord, NodeStart, Refusal};
-use crate::ids::NodeId;
+use crate::ids::{BooksMark, NodeId};
 use crate::wire::connection::Dialing;
 use crate::wire::node_to_main::{AddMe, AddMeReply};
 use crate::wire::{CallError, Connection, Fault, FaultCode, Hello, MAX_PREVIOUS, Message, Role};
@@ -115,7 +115,10 @@ impl Main {
     fn is_adopted(&self, request: &AddMe) -> Result<bool, CatalogError> {
         match &request.main_incarnation {
             None => Ok(true),
-            Some(seen) => self.catalog.knows_incarnation(seen),
+            Some(seen) => {
+                // A node that was told no mark saw nothing that these books could lack.
+                self.catalog.knows_incarnation(seen, request.main_mark.unwrap_or(BooksMark(0)))
+            }
         }
     }
 
@@ -153,8 +156,8 @@ impl Main {
             CatalogError::Refused(Refusal::StaleDirectory(_)) => self.stale(node, request, error),
             error => self.fault(error),
         })?;
-        self.nodes.start(node, control, request);
         self.note_adopted(node, request, is_adopted);
+        self.nodes.start(node, control, request, is_adopted);
         self.journal.forgive(node);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
@@ -162,6 +165,7 @@ impl Main {
             node,
             incarnation: self.incarnation,
             is_adopted,
+            mark: Some(self.catalog.mark()),
             time: self.clock.wall(),
             keys: self.nodes.keys_for(node, None),
             interval_ms: self.nodes.interval().as_millis() as u64,
@@ -188,8 +192,9 @@ fn estranged(node: NodeId) -> Fault {
     Fault::new(
         FaultCode::Internal,
         format!(
-            "this main server does not know the start of a main server that node {node} saw last: \
-             its catalog may be an old backup or a copy, and a person must decide which to keep"
+            "this main server does not know the start of a main server that node {node} saw last, or \
+             not all of it: its catalog may be an old backup or a copy, and a person must decide which \
+             to keep"
         ),
     )
 }

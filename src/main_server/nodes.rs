@@ -160,7 +160,8 @@ impl Nodes {
     }
 
     /// The node has started, as registered in the catalog. Its copies count once they are compared.
-    pub fn start(&self, node: NodeId, control: Control, start: &AddMe) {
+    /// One that has not adopted this main server deletes nothing, and keeps its journal as it is.
+    pub fn start(&self, node: NodeId, control: Control, start: &AddMe, is_adopted: bool) {
         let now = self.clock.now();
         let mut table = self.lock();
         let zone_number = table.zone_number(&start.zone);
@@ -168,12 +169,18 @@ impl Nodes {
         node.incarnation = Some(start.incarnation);
         node.address = Some(start.address.clone());
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
-        node.is_added = true;
+        (node.is_added, node.is_unadopted) = (true, !is_adopted);
+        node.its_time = start.time.map(|time| (time, now)).or(node.its_time);
         (node.signs.compared, node.signs.stopped) = (false, None);
         node.failure = None;
         node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);
         node.take_control(control, now);
+    }
+
+    /// True for a node that does not obey this main server in deleting.
+    pub fn is_unadopted(&self, node: NodeId) -> bool {
+        self.lock().nodes.get(&node).is_some_and(|node| node.is_unadopted)
     }
 
     /// A heartbeat has come.

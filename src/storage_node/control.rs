@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use crate::causes::with_causes;
+use crate::clock::Moment;
 use crate::ids::Incarnation;
-use crate::wire::node_to_main::{AddMeReply, DropMe, Heartbeat, HeartbeatReply, Stored};
+use crate::wire::node_to_main::{
+    Action, AddMeReply, DropMe, Heartbeat, HeartbeatReply, Order, Stored,
+};
 use crate::wire::{CallError, Connection, FaultCode, MAX_CONFIRMATIONS};
 
 use super::error::NodeError;
@@ -22,6 +25,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const ORDERS_PAUSE: Duration = Duration::from_millis(500);
 /// How much longer than it said the main server may hold a heartbeat back.
 const GRACE: Duration = Duration::from_secs(15);
+
+/// How often it is kept on disk how far the main server's books are. What a main server did in this
+/// time before its end, and a node that ends with it, the node cannot miss in a copy of its catalog.
+const SAVE_HEARD_EVERY: Duration = Duration::from_secs(60);
 
 /// What came of the first try to reach the main server.
 #[derive(Debug)]
@@ -65,6 +72,8 @@ struct Control<'a> {
     /// The start of the main server with which the inventory was compared.
     compared_with: Option<Incarnation>,
     interval: Duration,
+    /// When it is next kept on disk how far the main server's books are.
+    save_heard_at: Moment,
     /// Until it was used once.
     first: Option<Sender<FirstContact>>,
     is_alive: bool,
@@ -80,35 +89,42 @@ pub(super) fn run(
         shared,
         compared_with: None,
         interval: Duration::from_secs(5),
+        save_heard_at: shared.clock.now() + SAVE_HEARD_EVERY,
         first: Some(first),
         is_alive: false,
     };
-    let mut pause = FIRST_PAUSE;
-    let mut joined = joined;
-    loop {
-        let end = match control.session(joined.take()) {
-            Err(end) => end,
-            Ok(never) => match never {},
-        };
-        if std::mem::take(&mut control.is_alive) {
-            pause = FIRST_PAUSE;
-        }
-        match end {
-            End::Stopped => return,
-            End::Fatal(error) => return control.give_up(error),
-            End::Lost(_) if shared.stops_within(Duration::ZERO) => return,
-            End::Lost(error) => control.lost(error, pause == FIRST_PAUSE),
-        }
-        shared.payloads.trim();
-        shared.reads.trim();
-        if shared.stops_within(pause) {
-            return;
-        }
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
+    control.live(joined);
+    shared.save_heard();
 }
 
 impl Control<'_> {
+    /// Until the node stops, or cannot go on.
+    fn live(&mut self, mut joined: Option<(Dialled, AddMeReply)>) {
+        let shared = self.shared;
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let end = match self.session(joined.take()) {
+                Err(end) => end,
+                Ok(never) => match never {},
+            };
+            if std::mem::take(&mut self.is_alive) {
+                pause = FIRST_PAUSE;
+            }
+            match end {
+                End::Stopped => return,
+                End::Fatal(error) => return self.give_up(error),
+                End::Lost(_) if shared.stops_within(Duration::ZERO) => return,
+                End::Lost(error) => self.lost(error, pause == FIRST_PAUSE),
+            }
+            shared.payloads.trim();
+            shared.reads.trim();
+            if shared.stops_within(pause) {
+                return;
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
     fn lost(&mut self, error: CallError, is_news: bool) {
         let level = if is_news { log::Level::Warn } else { log::Level::Debug };
         log::log!(level, "main server not reached error={}", with_causes(&error));
@@ -270,6 +286,16 @@ impl Control<'_> {
         }
         let Some(member) = shared.member() else { return Err(End::Stopped) };
         let orders = reply.orders.into_vec();
+        if shared.is_adopted() {
+            shared.identity.hear(reply.mark);
+            // Whoever deletes by the word of these books must not come to obey older ones.
+            let removes = |order: &Order| matches!(order.action, Action::Remove { .. });
+            let now = shared.clock.now();
+            if now >= self.save_heard_at || orders.iter().any(removes) {
+                shared.save_heard();
+                self.save_heard_at = now + SAVE_HEARD_EVERY;
+            }
+        }
         let any_new_order = shared.orders.take(shared, member.membership.node, orders, reply.nodes);
         Ok(any_new_order || shared.keys.newest() != newest)
     }

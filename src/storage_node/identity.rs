@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::durable;
-use crate::ids::{Address, ClusterId, Incarnation, NodeId, Secret};
+use crate::ids::{Address, BooksMark, ClusterId, Incarnation, NodeId, Secret};
 use crate::wire::MAX_PREVIOUS;
 
 use super::config::{MAX_ZONE_BYTES, NodeConfig};
@@ -44,6 +44,9 @@ pub(super) struct NodeFile {
     pub incarnations: Vec<Incarnation>,
     /// The last incarnation of a main server that knew the one before it.
     pub main_incarnation: Option<Incarnation>,
+    /// How far that one's books were when this was written; see `Identity::heard`.
+    #[serde(default)]
+    pub main_mark: Option<BooksMark>,
     pub main: Address,
     pub space_bytes: u64,
     pub zone: String,
@@ -66,6 +69,8 @@ pub(super) struct Identity {
     directory: PathBuf,
     /// Held for memory only: what is in it is on disk already.
     file: Mutex<NodeFile>,
+    /// How far the books were of the main server in `file`, as it said last. On disk only now and then.
+    heard: Mutex<Option<BooksMark>>,
 }
 
 /// Keeps other processes out of a node's directory for as long as it lives.
@@ -91,7 +96,11 @@ impl Identity {
         let lock = take_lock(directory)?;
         let before = if path.exists() { Some(read(&path)?) } else { None };
         let file = configured(before.as_ref(), config)?;
-        let identity = Identity { directory: directory.clone(), file: Mutex::new(file.clone()) };
+        let identity = Identity {
+            directory: directory.clone(),
+            heard: Mutex::new(file.main_mark),
+            file: Mutex::new(file.clone()),
+        };
         identity.write(&file)?;
         Ok((identity, lock))
     }
@@ -137,6 +146,30 @@ impl Identity {
         self.update(|file| file.incarnations.retain(|known| *known != incarnation))
     }
 
+    /// How far the books were of the main server that was adopted last, as far as this node heard. One
+    /// whose books are not as far is an older life of it.
+    pub fn heard(&self) -> Option<BooksMark> {
+        *self.lock_heard()
+    }
+
+    /// The main server that is adopted says how far its books are.
+    pub fn hear(&self, mark: Option<BooksMark>) {
+        let mut heard = self.lock_heard();
+        *heard = mark.max(*heard);
+    }
+
+    /// Another main server was adopted, and says how far its books are.
+    pub fn hear_anew(&self, mark: Option<BooksMark>) {
+        *self.lock_heard() = mark;
+    }
+
+    /// Has on disk what was heard.
+    pub fn save_heard(&self) -> Result<(), NodeError> {
+        let heard = self.heard();
+        let is_saved = self.lock().main_mark == heard;
+        if is_saved { Ok(()) } else { self.update(|file| file.main_mark = heard) }
+    }
+
     /// The error of a directory that is not the one which its node started from last.
     pub fn stale(&self) -> NodeError {
         NodeError::StaleDirectory(self.directory.clone())
@@ -150,6 +183,10 @@ impl Identity {
 
     fn lock(&self) -> MutexGuard<'_, NodeFile> {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_heard(&self) -> MutexGuard<'_, Option<BooksMark>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -214,6 +251,7 @@ fn configured(before: Option<&NodeFile>, config: &NodeConfig) -> Result<NodeFile
         member: before.and_then(|file| file.member),
         incarnations: before.map(|file| file.incarnations.clone()).unwrap_or_default(),
         main_incarnation: before.and_then(|file| file.main_incarnation),
+        main_mark: before.and_then(|file| file.main_mark),
         main: main.ok_or(NodeError::Missing("the address of its main server"))?,
         space_bytes: space_bytes.ok_or(NodeError::Missing("the space that it offers"))?,
         zone: zone.unwrap_or_default(),

@@ -127,6 +127,8 @@ pub(super) fn return_to(
     shared: &Shared,
     connection: &mut Connection,
 ) -> Result<AddMeReply, AddMeError> {
+    // What this one is held against must not go with this process.
+    shared.save_heard();
     let reply = add_me(shared, connection, None)?;
     registered(shared, &reply)?;
     Ok(reply)
@@ -160,6 +162,7 @@ fn add_me(
         highest_serial: member.as_ref().and_then(|member| member.highest_serial),
         cluster: member.map(|member| member.membership.cluster),
         main_incarnation: file.main_incarnation,
+        main_mark: shared.identity.heard(),
         time: Some(shared.clock.wall()),
     };
     let reply = match connection.call(&request) {
@@ -191,18 +194,22 @@ fn registered(shared: &Shared, reply: &AddMeReply) -> Result<(), NodeError> {
     }
     let own: Incarnation = shared.incarnation;
     let file = shared.identity.get();
-    let main = if reply.is_adopted { Some(reply.incarnation) } else { file.main_incarnation };
+    let (main, mark) = match reply.is_adopted {
+        true => (Some(reply.incarnation), reply.mark),
+        false => (file.main_incarnation, shared.identity.heard()),
+    };
     if !reply.is_adopted {
         log::error!(
-            "the main server does not know the one that was here before: it may be an old copy or a \
-             blank one, and is obeyed in nothing that would delete main={}",
+            "the main server does not know the one that was here before, or not all of it: it may be \
+             an old copy or a blank one, and is obeyed in nothing that would delete main={}",
             file.main
         );
     }
+    shared.identity.hear_anew(mark);
     if file.incarnations != [own] || file.main_incarnation != main {
         shared.identity.update(|file| {
             file.incarnations = vec![own];
-            file.main_incarnation = main;
+            (file.main_incarnation, file.main_mark) = (main, mark);
         })?;
     }
     Ok(())

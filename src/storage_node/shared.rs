@@ -198,6 +198,14 @@ impl Shared {
         self.is_adopted.store(is_adopted, Ordering::SeqCst);
     }
 
+    /// Has on disk how far the main server's books were, as good as that goes: a full disk must keep
+    /// nobody from deleting, or from coming back. Called on the control thread alone.
+    pub fn save_heard(&self) {
+        if let Err(error) = self.identity.save_heard() {
+            log::error!("how far the books are was not kept error={}", with_causes(&error));
+        }
+    }
+
     /// What the main server is told about the node's space: what is kept of the catalog counts.
     pub fn space(&self, member: &Member) -> Space {
         let mut space = member.space();

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::to_main::Addresses;
 use super::{List, MAX_CONFIRMATIONS, MAX_ITEMS, Outcome};
 use crate::clock::WallTime;
-use crate::ids::{Address, ClusterId, Fingerprint, Incarnation, KeyId, NodeId, Secret, Serial};
+use crate::ids::{
+    Address, BooksMark, ClusterId, Fingerprint, Incarnation, KeyId, NodeId, Secret, Serial,
+};
 use crate::token::Token;
 
 /// The most copies that one bucket of an inventory can hold: its span of serials.
@@ -64,6 +66,9 @@ pub struct AddMe {
     /// The main server's incarnation that the node saw last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub main_incarnation: Option<Incarnation>,
+    /// The highest mark that it heard from that incarnation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main_mark: Option<BooksMark>,
     /// The node's own wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<WallTime>,
@@ -75,9 +80,13 @@ pub struct AddMeReply {
     pub node: NodeId,
     /// Of this start of the main server.
     pub incarnation: Incarnation,
-    /// False when the main server's history lacks the incarnation that the node saw last: it then
-    /// may be a stale or foreign one, and must not make the node delete anything.
+    /// False when the main server's history lacks the incarnation that the node saw last, or the mark
+    /// to which that one's books came: it then may be a stale or foreign one, and must not make the
+    /// node delete anything.
     pub is_adopted: bool,
+    /// How far the books of this incarnation are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<BooksMark>,
     pub time: WallTime,
     pub keys: Vec<TokenKey>,
     /// How long the main server holds a heartbeat back when it has nothing to say.
@@ -151,6 +160,9 @@ pub struct Heartbeat {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HeartbeatReply {
     pub incarnation: Incarnation,
+    /// How far the books of this incarnation are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<BooksMark>,
     pub time: WallTime,
     pub interval_ms: u64,
     /// Keys that the node may not have yet.

@@ -48,11 +48,7 @@ fn a_main_server_from_an_old_backup_deletes_nothing_until_a_person_adopts_it() {
     (0..2).for_each(|index| cluster.start_node(index));
     cluster.wait_status("it is not known still", |s| has_notice(s, "unadopted"));
     cluster.stop();
-    let held: usize = {
-        let nodes = (0..2).map(|n| p2pdfs::segments::check::check(cluster.node_dir(n)));
-        nodes.map(|report| report.expect("a store").chunks.len()).sum()
-    };
-    assert_eq!(held, 4, "something was deleted");
+    assert_eq!(held(&cluster), 4, "something was deleted");
 
     cluster.start_main();
     (0..2).for_each(|index| cluster.start_node(index));
@@ -63,6 +59,61 @@ fn a_main_server_from_an_old_backup_deletes_nothing_until_a_person_adopts_it() {
         !has_notice(status, "unadopted") && status.deletes.condemned_copies == 2
     });
     put(&cluster, "/third", &bytes(72, 1000));
+    cluster.stop_and_check();
+}
+
+/// The chunks on the disks of the nodes of a stopped cluster, each as often as it is there.
+fn held(cluster: &TestCluster) -> usize {
+    let nodes = (0..2).map(|n| p2pdfs::segments::check::check(cluster.node_dir(n)));
+    nodes.map(|report| report.expect("a store").chunks.len()).sum()
+}
+
+#[test]
+fn a_catalog_copied_while_its_main_server_ran_deletes_nothing_until_a_person_adopts_it() {
+    let mut cluster = Setup::new(2).main_args(&QUICK).start();
+    let content = bytes(76, 300_000);
+    put(&cluster, "/before", &content);
+    let double = cluster.path().join("double");
+    copy(&cluster.main_dir(), &double);
+    put(&cluster, "/after", &bytes(77, 300_000));
+    put(&cluster, "/gone", &bytes(78, 300_000));
+    cluster.cli().ok(&["rm", "--purge", "/gone"]);
+    cluster.wait_status("what was removed is deleted", |s| {
+        s.chunks == 2 && s.deletes.condemned_copies == 0
+    });
+    cluster.main().kill();
+    copy(&double, &cluster.main_dir());
+
+    cluster.start_main();
+    cluster.wait_status("it says that nodes saw later books", |s| has_notice(s, "unadopted"));
+    assert!(cluster.cli().run(&["cat", "/before"]).stdout == content, "reads go on");
+    cluster.cli().ok(&["rm", "--purge", "/before"]);
+    cluster.wait_status("it wants to delete", |s| s.deletes.condemned_copies == 2);
+    // Neither a further start of it nor of the nodes makes it the one that they knew.
+    cluster.main().kill();
+    (0..2).for_each(|index| cluster.node(index).kill());
+    cluster.start_main();
+    (0..2).for_each(|index| cluster.start_node(index));
+    cluster.wait_alive(2);
+    cluster.wait_status("it is not adopted still", |s| {
+        has_notice(s, "unadopted") && s.deletes.condemned_copies == 2
+    });
+    cluster.stop();
+    assert_eq!(held(&cluster), 4, "something was deleted");
+
+    cluster.start_main();
+    (0..2).for_each(|index| cluster.start_node(index));
+    cluster.cli().ok(&["admin", "adopt", "nodes"]);
+    cluster.wait_status("what was removed is deleted", |status| {
+        !has_notice(status, "unadopted") && status.deletes.condemned_copies == 0
+    });
+    put(&cluster, "/later", &bytes(79, 1000));
+    // For good.
+    cluster.stop();
+    cluster.start_main();
+    (0..2).for_each(|index| cluster.start_node(index));
+    cluster.wait_alive(2);
+    cluster.wait_status("nothing is to be adopted", |s| !has_notice(s, "unadopted"));
     cluster.stop_and_check();
 }
 

@@ -388,9 +388,10 @@ fn earlier_starts_are_adopted_by_a_persons_word() {
     on_each(|desk| {
         let all = [Incarnation::random(), Incarnation::random()];
         desk.catalog.begin_incarnation(all[0], NOW).expect("begun");
-        let knows = |one| desk.catalog.knows_incarnation(one).expect("an answer");
+        let knows = |one| desk.catalog.knows_incarnation(one, BooksMark(7)).expect("an answer");
         assert!(!knows(&all[1]));
         for _ in 0..2 {
+            let all = all.map(|one| (one, BooksMark(7)));
             desk.catalog.adopt_incarnations(&all, NOW).expect("adopted");
         }
         assert!(knows(&all[0]) && knows(&all[1]));

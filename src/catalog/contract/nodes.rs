@@ -23,8 +23,33 @@ fn an_incarnation_is_known_once_it_began() {
         for _ in 0..2 {
             desk.catalog.begin_incarnation(incarnation, NOW).expect("begun");
         }
-        assert!(desk.catalog.knows_incarnation(&incarnation).expect("an answer"));
-        assert!(!desk.catalog.knows_incarnation(&other).expect("an answer"));
+        let knows = |one| desk.catalog.knows_incarnation(one, BooksMark(0)).expect("an answer");
+        assert!(knows(&incarnation) && !knows(&other));
+    });
+}
+
+#[test]
+fn a_start_is_known_up_to_the_mark_to_which_it_came() {
+    on_each(|desk| {
+        let [first, second] = [1, 2].map(|byte| Incarnation::from_bytes([byte; 16]));
+        let knows = |one, mark| desk.catalog.knows_incarnation(one, mark).expect("an answer");
+        desk.catalog.begin_incarnation(first, NOW).expect("begun");
+        let early = desk.catalog.mark();
+        desk.commit(A, file("/file", &[])).expect("committed");
+        let late = desk.catalog.mark();
+        assert!(late > early && knows(&first, late));
+        desk.catalog.note_time(LATER, false).expect("noted");
+        desk.catalog.sync().expect("synced");
+        assert_eq!(desk.catalog.mark(), late, "it is no later for what the time is");
+
+        desk.catalog.begin_incarnation(second, NOW).expect("begun");
+        desk.commit(A, file("/other", &[])).expect("committed");
+        let later = desk.catalog.mark();
+        assert!(knows(&first, early) && knows(&first, late) && knows(&second, later));
+        assert!(!knows(&first, later), "that is what another life of these books came to");
+        desk.catalog.adopt_incarnations(&[(first, later), (second, later)], NOW).expect("adopted");
+        assert!(knows(&first, later) && !knows(&first, BooksMark(later.0 + 1)));
+        assert!(knows(&second, BooksMark(later.0 + 1)), "it goes on");
     });
 }
 

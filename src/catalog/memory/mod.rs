@@ -8,7 +8,7 @@ mod nodes;
 mod operations;
 mod restoring;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -33,7 +33,10 @@ pub struct MemoryCatalog {
 struct Model {
     next: u64,
     keys: BTreeMap<[u8; 32], AccountRecord>,
-    incarnations: BTreeSet<Incarnation>,
+    /// How far the books are.
+    mark: u64,
+    /// Each with the mark to which it came, unless it goes on.
+    incarnations: BTreeMap<Incarnation, Option<BooksMark>>,
     latest_time: WallTime,
     invites: BTreeMap<[u8; 32], Invite>,
     /// By number, from 1.
@@ -87,7 +90,8 @@ impl MemoryCatalog {
         let model = Model {
             next: 1,
             keys: BTreeMap::from([(*key_fingerprint, account)]),
-            incarnations: BTreeSet::new(),
+            mark: 0,
+            incarnations: BTreeMap::new(),
             latest_time: WallTime(0),
             invites: BTreeMap::new(),
             nodes: Vec::new(),
@@ -148,6 +152,7 @@ impl Model {
     ) -> Result<T, Refusal> {
         let mut changed = self.clone();
         let answer = change(&mut changed)?;
+        changed.mark += 1;
         *self = changed;
         Ok(answer)
     }

@@ -21,14 +21,29 @@ impl Catalog for MemoryCatalog {
         now: WallTime,
     ) -> Result<(), CatalogError> {
         let mut model = self.model();
-        model.incarnations.insert(incarnation);
+        let mark = BooksMark(model.mark);
+        for (_, last) in model.incarnations.iter_mut().filter(|(one, _)| **one != incarnation) {
+            last.get_or_insert(mark);
+        }
+        model.incarnations.entry(incarnation).or_insert(None);
+        model.mark += 1;
         let by_clock = (now.0 / 1000).saturating_sub(1_577_836_800).saturating_mul(1 << 20);
         model.next = model.next.max(by_clock.min(MAX_BELIEVED_SERIAL.0));
         Ok(())
     }
 
-    fn knows_incarnation(&self, incarnation: &Incarnation) -> Result<bool, CatalogError> {
-        Ok(self.model().incarnations.contains(incarnation))
+    fn knows_incarnation(
+        &self,
+        incarnation: &Incarnation,
+        mark: BooksMark,
+    ) -> Result<bool, CatalogError> {
+        let model = self.model();
+        let known = model.incarnations.get(incarnation);
+        Ok(known.is_some_and(|last| last.is_none_or(|last| last >= mark)))
+    }
+
+    fn mark(&self) -> BooksMark {
+        BooksMark(self.model().mark)
     }
 
     fn sync(&self) -> Result<(), CatalogError> {
@@ -52,7 +67,9 @@ impl Catalog for MemoryCatalog {
         uses: u32,
         expires: WallTime,
     ) -> Result<(), CatalogError> {
-        self.model().invites.entry(*fingerprint).or_insert(Invite { uses, expires });
+        let mut model = self.model();
+        model.invites.entry(*fingerprint).or_insert(Invite { uses, expires });
+        model.mark += 1;
         Ok(())
     }
 
@@ -79,10 +96,15 @@ impl Catalog for MemoryCatalog {
 
     fn adopt_incarnations(
         &self,
-        incarnations: &[Incarnation],
+        incarnations: &[(Incarnation, BooksMark)],
         _now: WallTime,
     ) -> Result<(), CatalogError> {
-        self.model().incarnations.extend(incarnations);
+        let mut model = self.model();
+        for (incarnation, mark) in incarnations {
+            let last = model.incarnations.entry(*incarnation).or_insert(Some(*mark));
+            *last = last.map(|last| last.max(*mark));
+        }
+        model.mark += 1;
         Ok(())
     }
 

@@ -32,6 +32,13 @@ CREATE UNIQUE INDEX condemned_copies ON condemned (node, serial);
 CREATE INDEX condemned_serials ON condemned (serial);
 ";
 
+// What format 3 has and format 2 had not. Nobody was told a mark before: whatever start is in the
+// history counts as one that came to mark 0.
+const FROM_2: &str = "
+ALTER TABLE catalog ADD COLUMN mark INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE incarnations ADD COLUMN last_mark INTEGER;
+";
+
 /// Brings the tables from the format `found` to `FORMAT`, in one transaction: a crash on the way
 /// leaves them as they were.
 pub(super) fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
@@ -39,7 +46,10 @@ pub(super) fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
         return Ok(());
     }
     let transaction = conn.unchecked_transaction()?;
-    transaction.execute_batch(FROM_1)?;
+    if found == 1 {
+        transaction.execute_batch(FROM_1)?;
+    }
+    transaction.execute_batch(FROM_2)?;
     transaction.execute("UPDATE catalog SET format = ?", (FORMAT,))?;
     transaction.commit()?;
     log::info!("catalog brought to another format from={found} to={FORMAT}");

@@ -107,7 +107,7 @@ impl SqliteCatalog {
             skip.map_err(|source| CatalogError::Engine { doing: "skip numbers", source })?;
         }
         let head = schema::read_head(&conn).map_err(reading)?;
-        let writer = Writer::start(Books { conn, sums: head.sums });
+        let writer = Writer::start(Books { conn, sums: head.sums, mark: head.mark, unmarked: 0 });
         let writer = writer.map_err(|source| {
             let path = schema::database(dir);
             CatalogError::Io { doing: "start the thread that writes", path, source }

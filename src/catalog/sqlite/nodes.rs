@@ -11,7 +11,7 @@ use crate::catalog::{
     AccountRecord, MAX_BELIEVED_SERIAL, NodeRecord, NodeStart, Refusal, Standing,
 };
 use crate::clock::WallTime;
-use crate::ids::{AccountId, Incarnation, KeyId, NodeId};
+use crate::ids::{AccountId, BooksMark, Incarnation, KeyId, NodeId};
 
 /// 2020-01-01 00:00 UTC, from which the number sequence counts seconds.
 const NUMBERS_EPOCH: Duration = Duration::from_secs(1_577_836_800);
@@ -23,7 +23,11 @@ pub(super) fn begin_incarnation(
     incarnation: Incarnation,
     now: WallTime,
 ) -> Done<()> {
-    enter_incarnation(books, &incarnation, now)?;
+    let sql = "UPDATE incarnations SET last_mark = ? WHERE last_mark IS NULL AND incarnation <> ?";
+    books.conn.prepare_cached(sql)?.execute((signed(books.mark), incarnation.as_bytes()))?;
+    let sql = "INSERT INTO incarnations (incarnation, started_at) VALUES (?, ?)
+               ON CONFLICT DO NOTHING";
+    books.conn.prepare_cached(sql)?.execute((incarnation.as_bytes(), time(now)))?;
     let seconds = (now - NUMBERS_EPOCH).0 / 1000;
     // Far in the future the clock is wrong, and the sequence must last.
     let by_clock = (seconds << NUMBERS_IN_SECOND).min(MAX_BELIEVED_SERIAL.0);
@@ -31,22 +35,28 @@ pub(super) fn begin_incarnation(
     Ok(())
 }
 
-/// Enters one into the history, unless it is there.
-pub(super) fn enter_incarnation(
+/// Enters one into the history, as far as a person said that these books go on from it.
+pub(super) fn adopt_incarnation(
     books: &mut Books,
-    incarnation: &Incarnation,
+    (incarnation, mark): (Incarnation, BooksMark),
     now: WallTime,
 ) -> Done<()> {
-    if !knows_incarnation(&books.conn, incarnation)? {
-        let sql = "INSERT INTO incarnations (incarnation, started_at) VALUES (?, ?)";
-        books.conn.prepare_cached(sql)?.execute((incarnation.as_bytes(), time(now)))?;
-    }
+    let sql = "INSERT INTO incarnations (incarnation, started_at, last_mark) VALUES (?, ?, ?)
+               ON CONFLICT DO UPDATE SET last_mark = max(last_mark, excluded.last_mark)
+               WHERE last_mark IS NOT NULL";
+    let row = (incarnation.as_bytes(), time(now), signed(mark.0));
+    books.conn.prepare_cached(sql)?.execute(row)?;
     Ok(())
 }
 
-pub(super) fn knows_incarnation(conn: &Connection, incarnation: &Incarnation) -> Done<bool> {
-    let sql = "SELECT 1 FROM incarnations WHERE incarnation = ?";
-    Ok(conn.prepare_cached(sql)?.exists((incarnation.as_bytes(),))?)
+pub(super) fn knows_incarnation(
+    conn: &Connection,
+    incarnation: &Incarnation,
+    mark: BooksMark,
+) -> Done<bool> {
+    let sql = "SELECT 1 FROM incarnations
+               WHERE incarnation = ? AND (last_mark IS NULL OR last_mark >= ?)";
+    Ok(conn.prepare_cached(sql)?.exists((incarnation.as_bytes(), signed(mark.0)))?)
 }
 
 pub(super) fn account_by_key(
@@ -134,7 +144,8 @@ pub(super) fn set_node_key(books: &mut Books, node: NodeId, key: KeyId) -> Done<
 
 pub(super) fn note_time(books: &mut Books, now: WallTime, is_confirmed: bool) -> Done<()> {
     let sql = "UPDATE catalog SET latest_time = ? WHERE ? OR latest_time < ?";
-    books.conn.prepare_cached(sql)?.execute((time(now), is_confirmed, time(now)))?;
+    let noted = books.conn.prepare_cached(sql)?.execute((time(now), is_confirmed, time(now)))?;
+    books.unmarked += noted as u64;
     Ok(())
 }
 

@@ -26,8 +26,16 @@ impl Catalog for SqliteCatalog {
         self.change("enter a start", move |b| nodes::begin_incarnation(b, incarnation, now))
     }
 
-    fn knows_incarnation(&self, incarnation: &Incarnation) -> Result<bool, CatalogError> {
-        self.read("look up a start", |conn| nodes::knows_incarnation(conn, incarnation))
+    fn knows_incarnation(
+        &self,
+        incarnation: &Incarnation,
+        mark: BooksMark,
+    ) -> Result<bool, CatalogError> {
+        self.read("look up a start", |conn| nodes::knows_incarnation(conn, incarnation, mark))
+    }
+
+    fn mark(&self) -> BooksMark {
+        BooksMark(self.writer.mark())
     }
 
     fn sync(&self) -> Result<(), CatalogError> {
@@ -78,12 +86,12 @@ impl Catalog for SqliteCatalog {
 
     fn adopt_incarnations(
         &self,
-        incarnations: &[Incarnation],
+        incarnations: &[(Incarnation, BooksMark)],
         now: WallTime,
     ) -> Result<(), CatalogError> {
         let incarnations = incarnations.to_vec();
         self.change("enter earlier starts", move |b| {
-            incarnations.iter().try_for_each(|one| nodes::enter_incarnation(b, one, now))
+            incarnations.iter().try_for_each(|one| nodes::adopt_incarnation(b, *one, now))
         })
     }
 

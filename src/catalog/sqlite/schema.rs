@@ -16,7 +16,7 @@ use crate::durable::{self, SyncPoint};
 use crate::ids::{ClusterId, Secret};
 
 /// The format that this program writes and reads.
-pub const FORMAT: i64 = 2;
+pub const FORMAT: i64 = 3;
 /// The database in a catalog's directory.
 pub const FILE_NAME: &str = "catalog.db";
 /// The file whose lock keeps a second process out.
@@ -28,6 +28,10 @@ const LOG_NAME: &str = "catalog.db-wal";
 // `copies` holds five bytes a copy, the node's number in big-endian and the reason, by node; `refs`
 // counts each place in each version that names the chunk. The index `under_copied` has only the
 // rows that repair has to look at.
+//
+// `incarnations`: the starts of main servers on these books, or on books that a person took for
+// earlier lives of these, each with the mark that they came to. That is NULL for the start which goes
+// on, and taken from `catalog` when the next one begins.
 //
 // `entries`: the trees. The parent of what stands in an account's root is 0; `version` is NULL for
 // a directory. A removed file loses its entry and gets a row in `removed`; the chain `previous`
@@ -47,9 +51,11 @@ CREATE TABLE catalog (
     id INTEGER PRIMARY KEY, format INTEGER NOT NULL, cluster BLOB NOT NULL, secret BLOB NOT NULL,
     next_number INTEGER NOT NULL, files INTEGER NOT NULL, chunks INTEGER NOT NULL,
     copies INTEGER NOT NULL, condemned INTEGER NOT NULL DEFAULT 0,
-    unknown INTEGER NOT NULL DEFAULT 0, latest_time INTEGER NOT NULL DEFAULT 0);
+    unknown INTEGER NOT NULL DEFAULT 0, latest_time INTEGER NOT NULL DEFAULT 0,
+    mark INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE incarnations (
-    position INTEGER PRIMARY KEY, incarnation BLOB NOT NULL UNIQUE, started_at INTEGER NOT NULL);
+    position INTEGER PRIMARY KEY, incarnation BLOB NOT NULL UNIQUE, started_at INTEGER NOT NULL,
+    last_mark INTEGER);
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, is_admin INTEGER NOT NULL);
 CREATE TABLE account_keys (fingerprint BLOB PRIMARY KEY, account INTEGER NOT NULL);
@@ -300,10 +306,12 @@ pub(super) struct Head {
     pub cluster: ClusterId,
     pub secret: Secret,
     pub sums: Sums,
+    pub mark: u64,
 }
 
 pub(super) fn read_head(conn: &Connection) -> Done<Head> {
-    let sql = "SELECT cluster, secret, next_number, files, chunks, copies, condemned, unknown
+    let sql = "SELECT cluster, secret, next_number, files, chunks, copies, condemned, unknown,
+                      mark
                FROM catalog";
     let head = conn.query_row(sql, (), |row| {
         let sums = Sums {
@@ -315,7 +323,8 @@ pub(super) fn read_head(conn: &Connection) -> Done<Head> {
             unknown: super::rows::unsigned(row, 7)?,
         };
         let cluster = ClusterId::from_bytes(row.get(0)?);
-        Ok(Head { cluster, secret: Secret::from_bytes(row.get(1)?), sums })
+        let (secret, mark) = (Secret::from_bytes(row.get(1)?), super::rows::unsigned(row, 8)?);
+        Ok(Head { cluster, secret, sums, mark })
     });
     head.map_err(Stop::Sql)
 }

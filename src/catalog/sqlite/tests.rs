@@ -72,6 +72,31 @@ fn a_statement_is_prepared_once_for_all_that_is_bound_to_it() {
 }
 
 #[test]
+fn a_copy_of_a_catalog_in_use_knows_its_start_only_up_to_the_copy() {
+    let (dir, catalog) = new();
+    let start = Incarnation::random();
+    catalog.begin_incarnation(start, NOW).expect("begun");
+    make(&catalog, "/before");
+    let copied_at = catalog.mark();
+    let copy = killed_copy(dir.path());
+    make(&catalog, "/after");
+    let seen = catalog.mark();
+    drop(catalog);
+
+    for (dir, has_seen) in [(copy.path(), false), (dir.path(), true)] {
+        // However long it goes on by itself, and however often it starts.
+        for _ in 0..3 {
+            let catalog = SqliteCatalog::open(dir).expect("opened");
+            catalog.begin_incarnation(Incarnation::random(), NOW).expect("begun");
+            make(&catalog, &format!("/{}", catalog.mark()));
+            let knows = |mark| catalog.knows_incarnation(&start, mark).expect("an answer");
+            assert!(knows(copied_at));
+            assert_eq!(knows(seen), has_seen);
+        }
+    }
+}
+
+#[test]
 fn what_was_answered_as_durable_survives_a_kill_at_that_moment() {
     let (dir, catalog) = new();
     for number in 0..10 {

@@ -51,6 +51,10 @@ pub(super) struct Sums {
 pub(super) struct Books {
     pub conn: Connection,
     pub sums: Sums,
+    /// How far the books are: one more for each transaction that counts.
+    pub mark: u64,
+    /// Rows written that do not count for the mark, since the start.
+    pub unmarked: u64,
 }
 
 impl Books {
@@ -103,6 +107,8 @@ struct Shared {
     /// is false, a reader's own connection sees all that anybody was ever answered.
     has_early: AtomicBool,
     commits: AtomicU64,
+    /// As of the last commit.
+    mark: AtomicU64,
     /// When the last of them was.
     last_commit: Mutex<Option<Instant>>,
     /// Set before any caller can see the failure.
@@ -136,8 +142,9 @@ struct Desk {
     /// The sums as the table has them.
     stored: Sums,
     in_transaction: bool,
-    /// The rows written up to the last commit.
+    /// The rows written up to the last commit, and those of them that count for the mark.
     changes: u64,
+    counted: u64,
     /// When the oldest early answer of this transaction was given.
     early_since: Option<Instant>,
     /// The number of the transaction that is open, or is begun next.
@@ -155,9 +162,11 @@ impl Writer {
     /// Starts on the books.
     pub(super) fn start(books: Books) -> std::io::Result<Writer> {
         let (failed, failures) = bounded(1);
+        let (changes, mark) = (books.conn.total_changes(), books.mark);
         let desk = Desk {
             stored: books.sums,
-            changes: books.conn.total_changes(),
+            changes,
+            counted: changes,
             books,
             in_transaction: false,
             early_since: None,
@@ -174,6 +183,7 @@ impl Writer {
             watch: Condvar::new(),
             has_early: AtomicBool::new(false),
             commits: AtomicU64::new(0),
+            mark: AtomicU64::new(mark),
             last_commit: Mutex::new(None),
             failure: OnceLock::new(),
             failed,
@@ -214,6 +224,11 @@ impl Writer {
     /// How many transactions were made durable that wrote something.
     pub(super) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
+    }
+
+    /// How far the books are, durably.
+    pub(super) fn mark(&self) -> u64 {
+        self.shared.mark.load(Ordering::SeqCst)
     }
 
     /// When the last of them was made durable.
@@ -354,10 +369,12 @@ impl Shared {
             desk.store_sums()?;
             desk.books.execute("COMMIT")?;
             desk.in_transaction = false;
+            // Whoever is told of it may rely on it.
+            self.mark.store(desk.books.mark, Ordering::SeqCst);
             // The engine syncs nothing for a transaction that wrote nothing.
             let changes = desk.books.conn.total_changes();
             if changes != desk.changes {
-                desk.changes = changes;
+                (desk.changes, desk.counted) = (changes, changes - desk.books.unmarked);
                 self.commits.fetch_add(1, Ordering::SeqCst);
                 let last = self.last_commit.lock();
                 *last.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -430,11 +447,13 @@ impl Desk {
 
     fn store_sums(&mut self) -> rusqlite::Result<()> {
         let sums = self.books.sums;
-        if sums == self.stored {
+        let counted = self.books.conn.total_changes() - self.books.unmarked;
+        if sums == self.stored && counted == self.counted {
             return Ok(());
         }
+        self.books.mark += 1;
         let sql = "UPDATE catalog SET next_number = ?, files = ?, chunks = ?, copies = ?,
-                   condemned = ?, unknown = ?";
+                   condemned = ?, unknown = ?, mark = ?";
         self.books.conn.prepare_cached(sql)?.execute((
             signed(sums.next),
             signed(sums.files),
@@ -442,6 +461,7 @@ impl Desk {
             signed(sums.copies),
             signed(sums.condemned),
             signed(sums.unknown),
+            signed(self.books.mark),
         ))?;
         self.stored = sums;
         Ok(())

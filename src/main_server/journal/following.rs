@@ -97,6 +97,10 @@ impl Main {
     /// What a keeper is to be sent now, if anything.
     fn journal_part(&self, node: NodeId) -> Option<(FollowReply, Vec<u8>)> {
         let kept = self.journal.kept.as_ref()?;
+        // What it has may be the journal of the better books.
+        if self.nodes.is_unadopted(node) {
+            return None;
+        }
         let mut state = self.journal.lock();
         if !state.keepers.contains(&node) {
             return None;

@@ -64,6 +64,32 @@ fn a_node_whose_last_start_an_old_backup_lacks_works_again_when_a_person_adopts(
 }
 
 #[test]
+fn a_node_that_saw_later_books_of_an_earlier_start_is_not_adopted_until_a_person_says_so() {
+    let desk = Desk::new(SHORT);
+    let mut node = desk.node();
+    let told = node.heartbeat().mark.expect("how far the books are");
+    let Desk { server, catalog, key, .. } = desk;
+    let start = server.main.incarnation;
+    drop(server);
+    // What the node was told is in the books of the next start; of a copy it would not be.
+    let came_to = catalog.mark();
+    let desk = Desk::on(catalog, key, SHORT);
+    node.main = desk.address();
+    let seen =
+        |mark| AddMe { main_incarnation: Some(start), main_mark: Some(mark), ..node.add_me() };
+    let (honest, later) = (seen(told), seen(BooksMark(came_to.0 + 1)));
+    let (previous, incarnation) = (vec![Incarnation::random()], Incarnation::random());
+    let another = AddMe { previous, incarnation, ..seen(BooksMark(came_to.0 + 2)) };
+    assert!(node.add(node.dial(), &honest).expect("added").is_adopted && !unadopted(&desk));
+    let reply = node.add(node.dial(), &later).expect("reads go on");
+    assert!(!reply.is_adopted && unadopted(&desk));
+    adopt(&desk);
+    assert!(node.add(node.dial(), &later).expect("added").is_adopted && !unadopted(&desk));
+    let refused = code(node.dial().call(&another));
+    assert_eq!(refused, FaultCode::Internal, "which of the two is stale, a person must say");
+}
+
+#[test]
 fn only_an_administrator_adopts() {
     let desk = Desk::new(SHORT);
     let mut node = desk.node();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock::WallTime;
 use crate::ids::{
-    AccountId, Address, ChunkId, ClusterId, Incarnation, KeyId, NodeId, Secret, Serial,
+    AccountId, Address, BooksMark, ChunkId, ClusterId, Incarnation, KeyId, NodeId, Secret, Serial,
 };
 use crate::token::{Claims, Operation, Token, node_key};
 use crate::wire::Fault;
@@ -15,9 +15,10 @@ use crate::wire::to_main::Addresses;
 /// What the main server was told.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Told {
-    /// An `add_me`, whatever comes of it, with so many previous starts.
+    /// An `add_me`, whatever comes of it, with so many previous starts, and this mark.
     Tried {
         previous: usize,
+        mark: Option<BooksMark>,
     },
     AddMe {
         node: NodeId,
@@ -114,6 +115,8 @@ pub struct Books {
     pub beats: HashMap<NodeId, u64>,
     /// What `add_me` says of this main server.
     pub is_adopted: bool,
+    /// How far it says that it is.
+    pub mark: Option<BooksMark>,
     /// The next heartbeat is answered with this.
     pub heartbeat_fault: Option<Fault>,
     /// The next `add_me` is answered with this.
@@ -158,6 +161,7 @@ impl Books {
             announce: Vec::new(),
             beats: HashMap::new(),
             is_adopted: true,
+            mark: None,
             heartbeat_fault: None,
             add_me_fault: None,
             leaving: Ok(DropMeReply::default()),

@@ -201,7 +201,8 @@ impl FakeService {
             Connection::open(&request.address, &Dialing::default(), &Hello::new(Role::Main))
                 .map_err(|e| Fault::new(FaultCode::Unreachable, e.to_string()))?;
         assert_eq!(dialled.hello().incarnation, Some(request.incarnation));
-        self.tell(Told::Tried { previous: request.previous.len() });
+        let (previous, mark) = (request.previous.len(), request.main_mark);
+        self.tell(Told::Tried { previous, mark });
         let mut books = self.books();
         if let Some(fault) = books.add_me_fault.take() {
             return Err(fault);
@@ -228,6 +229,7 @@ impl FakeService {
             node: number,
             incarnation: books.incarnation,
             is_adopted: books.is_adopted,
+            mark: books.mark,
             time: TIME,
             keys: vec![books.key_of(number, books.key)],
             interval_ms: 60_000,
@@ -332,6 +334,7 @@ impl FakeService {
         let own = books.orders.iter().filter(|(to, _)| *to == node);
         Ok(HeartbeatReply {
             incarnation: books.incarnation,
+            mark: books.mark,
             time: TIME,
             // What was ordered comes again soon.
             interval_ms: 100,

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::clock::Clock;
-use crate::ids::{ChunkId, HashAlgorithm, Incarnation, KeyId, NodeId, Serial};
+use crate::ids::{BooksMark, ChunkId, HashAlgorithm, Incarnation, KeyId, NodeId, Serial};
 use crate::storage_node::batch::StoredCopy;
 use crate::token::{Claims, Operation};
 use crate::wire::node_to_main::{Action, Order};
@@ -129,6 +129,56 @@ fn a_main_server_that_is_not_adopted_removes_nothing_until_it_is() {
     });
     main.await_obeyed();
     assert_eq!([1, 2].map(|serial| is_held(&main, &node, serial)), [false, true]);
+}
+
+/// The mark in a node's `node.json`.
+fn saved_mark(node: &Running) -> Option<u64> {
+    let text = std::fs::read(node.directory.path().join("node.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    file["main_mark"].as_u64()
+}
+
+#[test]
+fn how_far_the_books_were_is_on_disk_before_a_removal_and_is_told_to_the_next_main_server() {
+    let main = FakeMain::start();
+    main.announce(|books| books.mark = Some(BooksMark(7)));
+    let node = with_chunks(&main, 1);
+    let number = node.number();
+    assert_eq!(saved_mark(&node), Some(7));
+    main.announce(|books| books.mark = Some(BooksMark(8)));
+    await_beats(&main);
+    assert_eq!(saved_mark(&node), Some(7), "not with each heartbeat");
+    let order = removal(&main, number, 1, &[1], |_| {});
+    main.announce(|books| (books.mark, books.orders) = (Some(BooksMark(9)), vec![order]));
+    main.await_obeyed();
+    assert_eq!(saved_mark(&node), Some(9));
+
+    main.announce(|books| books.mark = Some(BooksMark(11)));
+    await_beats(&main);
+    let tried = |main: &FakeMain| match main.await_told(|told| matches!(told, Told::Tried { .. })) {
+        Told::Tried { mark, .. } => mark.map(|mark| mark.0),
+        _ => unreachable!("nothing else was waited for"),
+    };
+    let (mut books, address) = main.stop();
+    // An older life of it, which says so for as long as it is not adopted.
+    (books.incarnation, books.is_adopted) = (Incarnation::random(), false);
+    books.mark = Some(BooksMark(100));
+    let main = FakeMain::with(books, address);
+    assert_eq!(tried(&main), Some(11));
+    main.await_told(|told| *told == Told::Compared { node: number });
+    await_beats(&main);
+    assert_eq!(saved_mark(&node), Some(11), "another process of this node would say the same");
+    let node = node.restart();
+    assert_eq!(tried(&main), Some(11));
+    // Once it is, it is the one to be held against.
+    main.told_so_far();
+    main.announce(|books| (books.is_adopted, books.mark) = (true, Some(BooksMark(3))));
+    let node = node.restart();
+    assert_eq!((tried(&main), saved_mark(&node)), (Some(11), Some(3)));
+    main.announce(|books| books.mark = Some(BooksMark(4)));
+    await_beats(&main);
+    let _node = node.restart();
+    assert_eq!(tried(&main), Some(4), "an orderly stop forgets nothing");
 }
 
 #[test]

@@ -163,13 +163,17 @@ fn a_node_that_was_refused_a_hundred_times_can_still_join() {
     for code in std::iter::repeat_n(FaultCode::Unreachable, 3) {
         main.announce(|books| books.add_me_fault = Some(Fault::new(code, "not yet")));
         assert!(matches!(refusal(joining(&directory, &main)), NodeError::Join { .. }));
-        assert_eq!(tried(&main), Told::Tried { previous: 0 }, "a refused start is none");
+        assert_eq!(
+            tried(&main),
+            Told::Tried { previous: 0, mark: None },
+            "a refused start is none"
+        );
     }
     // Of these, any could be the registered one.
     for before in 0..100 {
         main.announce(|books| books.add_me_fault = Some(Fault::new(FaultCode::Busy, "later")));
         assert!(matches!(refusal(joining(&directory, &main)), NodeError::Join { .. }));
-        assert_eq!(tried(&main), Told::Tried { previous: before.min(64) });
+        assert_eq!(tried(&main), Told::Tried { previous: before.min(64), mark: None });
     }
     assert!(Node::start(joining(&directory, &main)).is_ok());
 }

@@ -76,6 +76,7 @@ impl FakeNode {
                 highest_serial: None,
                 cluster: None,
                 main_incarnation: None,
+                main_mark: None,
                 time: None,
             })
             .expect("the fake node joins");
