@@ -268,9 +268,9 @@ impl Main {
                 let sources = [holders.counts, holders.leaving].concat();
                 queue.block(task, &sources, now);
             }
-            // A target that failed a moment ago may be the only one there is.
+            // A target that failed a moment ago may be the only one there is, until another comes.
             Verdict::Waiting { .. } if !targets.failed.is_empty() => {
-                queue.later(task, now + PATIENCE);
+                queue.wait_until(task, now + PATIENCE);
             }
             Verdict::Waiting { .. } => queue.wait(task),
             // Found again when the nodes that are away are back or dead.
@@ -332,7 +332,7 @@ impl Main {
     }
 
     /// The node is to delete a copy of this chunk, and has not yet.
-    fn is_condemned(&self, serial: Serial, node: NodeId) -> Result<bool, CatalogError> {
+    pub(super) fn is_condemned(&self, serial: Serial, node: NodeId) -> Result<bool, CatalogError> {
         // Not by `condemned_on`: what that names is to be deleted from then on.
         Ok(self.catalog.condemned_holders(&[serial])?.contains(&(serial, node)))
     }

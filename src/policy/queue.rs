@@ -41,6 +41,8 @@ enum Place {
     /// Until a source has a hand free, or at the latest until `blocked_until`.
     Blocked,
     Later(Moment),
+    /// Like `Waiting`, but at the latest until a moment.
+    WaitingUntil(Moment),
     /// It is being judged, or has an order.
     InHand,
 }
@@ -58,7 +60,7 @@ struct Known {
 }
 
 /// The queue. Each chunk that `next_batch` hands out is in the hands of the caller until it is put
-/// back by one of `forget`, `wait`, `block`, `put_back`, `later` and `close`.
+/// back by one of `forget`, `wait`, `wait_until`, `block`, `put_back`, `later` and `close`.
 #[derive(Debug)]
 pub struct Queue {
     capacity: usize,
@@ -120,7 +122,7 @@ impl Queue {
             let urgency = Urgency { since, ..urgency };
             let is_at_once = match place {
                 Place::Waiting => true,
-                Place::Later(_) => urgency.risk < was.risk,
+                Place::Later(_) | Place::WaitingUntil(_) => urgency.risk < was.risk,
                 Place::Ready | Place::Blocked | Place::InHand => false,
             };
             self.take_out(serial);
@@ -180,11 +182,18 @@ impl Queue {
 
     /// Until there is news of nodes; at once again, if there was news while the chunk was judged.
     pub fn wait(&mut self, task: Task) {
+        self.wait_in(task, Place::Waiting);
+    }
+
+    /// The same, but at the latest until a moment.
+    pub fn wait_until(&mut self, task: Task, at: Moment) {
+        self.wait_in(task, Place::WaitingUntil(at));
+    }
+
+    fn wait_in(&mut self, task: Task, place: Place) {
         let has_news = self.known.get(&task.serial).is_some_and(|known| known.has_news);
-        match has_news || self.news != self.news_before_batch {
-            true => self.put_task(task, Place::Ready),
-            false => self.put_task(task, Place::Waiting),
-        }
+        let is_over = has_news || self.news != self.news_before_batch;
+        self.put_task(task, if is_over { Place::Ready } else { place });
     }
 
     /// Until one of these sources has a hand free.
@@ -227,11 +236,15 @@ impl Queue {
         }
     }
 
-    /// Something has changed about the nodes: chunks that wait for one are looked at again.
+    /// Something has changed about the nodes: chunks that wait for one are looked at again, and may
+    /// have an order at once.
     pub fn retry_waiting(&mut self) {
         self.news += 1;
         self.has_overflowed |= std::mem::take(&mut self.has_passed_over);
         while let Some(&(_, serial)) = self.waiting.first() {
+            if let Some(known) = self.known.get_mut(&serial) {
+                known.task.not_before = Moment(0);
+            }
             self.put(serial, Place::Ready);
         }
     }
@@ -341,6 +354,10 @@ impl Queue {
                 self.later.insert((at, serial));
                 self.later_by_urgency.insert(key);
             }
+            Place::WaitingUntil(at) => {
+                self.later.insert((at, serial));
+                self.waiting.insert(key);
+            }
             Place::InHand => {}
         }
     }
@@ -365,6 +382,10 @@ impl Queue {
             Place::Later(at) => {
                 self.later.remove(&(at, serial));
                 self.later_by_urgency.remove(&key);
+            }
+            Place::WaitingUntil(at) => {
+                self.later.remove(&(at, serial));
+                self.waiting.remove(&key);
             }
             Place::InHand => {}
         }

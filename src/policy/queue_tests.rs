@@ -30,6 +30,27 @@ fn a_chunk_that_waits_is_judged_again_when_it_loses_a_copy() {
     assert_eq!(batch(&mut queue), [task]);
 }
 
+/// A node that came was not asked before the time of those that had failed was over.
+#[test]
+fn a_chunk_whose_targets_failed_is_tried_again_after_a_while_and_at_once_when_a_node_comes() {
+    let mut queue = Queue::default();
+    add(&mut queue, 1);
+    let minute = Duration::from_secs(60);
+    let task = queue.next_batch(Moment(0))[0];
+    queue.close(task, Moment(0));
+    let task = queue.next_batch(Moment(0))[0];
+    assert!(task.not_before > Moment(0));
+    queue.wait_until(task, Moment(0) + minute);
+    assert_eq!((queue.waiting(), queue.next_look()), (1, Some(Moment(0) + minute)));
+    assert!(queue.next_batch(Moment(1)).is_empty());
+    queue.retry_waiting();
+    let retried = queue.next_batch(Moment(1));
+    assert_eq!(retried, [Task { not_before: Moment(0), ..task }]);
+    queue.wait_until(retried[0], Moment(0) + minute);
+    assert_eq!(queue.next_batch(Moment(0) + minute).len(), 1);
+    assert_eq!((queue.waiting(), queue.next_look()), (0, None));
+}
+
 #[test]
 fn news_that_comes_while_a_chunk_is_judged_is_not_forgotten() {
     let mut queue = Queue::default();
@@ -150,7 +171,7 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0u64..30, 0u8..4).prop_map(|(serial, copies)| Step::Add(serial, copies)),
-        3 => prop::collection::vec(0u8..5, 0..8).prop_map(Step::Judge),
+        3 => prop::collection::vec(0u8..6, 0..8).prop_map(Step::Judge),
         1 => Just(Step::Close),
         1 => Just(Step::Retry),
         1 => (0u32..3).prop_map(Step::Unblock),
@@ -189,6 +210,7 @@ proptest! {
                             1 => queue.wait(task),
                             2 => queue.block(task, &[NodeId(0), NodeId(1)], now),
                             3 => queue.later(task, now + Duration::from_secs(3)),
+                            4 => queue.wait_until(task, now + Duration::from_secs(3)),
                             _ => ordered.push(task),
                         }
                     }
