@@ -30,8 +30,8 @@ impl Main {
             .catalog
             .confirm_copies(&good, self.clock.wall() + super::allocate::LEASE)
             .map_err(|error| self.fault(error))?;
-        let counted = proofs.iter().flatten().zip(&confirmed).filter(|(_, result)| result.is_ok());
-        self.nodes.redeem(node, counted.map(|(claims, _)| claims));
+        // Counted or not, the bytes are there, and no more to come.
+        self.nodes.redeem(node, proofs.iter().flatten());
         // A copy that came too late may have been condemned for it.
         if confirmed.iter().any(|result| matches!(result, Err(Refusal::Superseded { .. }))) {
             self.condemned();

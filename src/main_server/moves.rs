@@ -76,7 +76,7 @@ impl Main {
                 }
                 let (page, is_end) = self.next_of(giver)?;
                 for record in page {
-                    self.move_one(&record, view, &mut plan, &mut placer, now);
+                    self.move_one(&record, view, &mut plan, &mut placer, now)?;
                 }
                 if is_end {
                     break;
@@ -104,15 +104,19 @@ impl Main {
         plan: &mut Rebalance,
         placer: &mut Placer,
         now: Moment,
-    ) {
+    ) -> Result<(), CatalogError> {
         let holders = view.holders(record);
         let is_as_wanted = holders.counts.len() == usize::from(record.wanted)
             && holders.counts.len() == record.copies.len();
         let targets = self.under_way().targets(record.serial, now);
         if !is_as_wanted || !targets.under_way.is_empty() || !targets.failed.is_empty() {
-            return;
+            return Ok(());
         }
-        let Some(chosen) = plan.judge(record.length, &holders, placer) else { return };
+        let Some(chosen) = plan.judge(record.length, &holders, placer) else { return Ok(()) };
+        // A copy that came back before it was deleted there could not be confirmed.
+        if self.is_condemned(record.serial, chosen.taker.node)? {
+            return Ok(());
+        }
         let copies = [Copy { node: chosen.taker.node, reason: chosen.taker.reason.code() }];
         let (serial, from, length) = (record.serial, chosen.from, record.length);
         let purpose = |targets| Purpose::Move { serial, from, targets, length };
@@ -121,5 +125,6 @@ impl Main {
             work.moves.under_way += 1;
             work.pace.take(u64::from(record.length) * COST, now);
         }
+        Ok(())
     }
 }
