@@ -51,6 +51,7 @@ fn compact_all(shared: &Shared, member: &Member) -> bool {
             }
         };
         shared.report_lost(&done.lost);
+        shared.counters.count_compaction(&done);
         log::info!(
             "compacted segment={} copied_bytes={} freed_bytes={}",
             done.segment,

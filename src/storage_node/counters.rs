@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::metrics::Page;
+use crate::segments::Compaction;
 
 /// Sums since the start.
 #[derive(Debug, Default)]
@@ -15,6 +16,9 @@ pub struct Counters {
     fetched_bytes: AtomicU64,
     damaged: AtomicU64,
     unreadable: AtomicU64,
+    compacted: AtomicU64,
+    compacted_bytes: AtomicU64,
+    freed_bytes: AtomicU64,
     transfers: AtomicU32,
 }
 
@@ -84,6 +88,12 @@ impl Counters {
     pub(super) fn count_unreadable(&self) {
         self.unreadable.fetch_add(1, Ordering::Relaxed);
     }
+
+    pub(super) fn count_compaction(&self, done: &Compaction) {
+        self.compacted.fetch_add(u64::from(done.freed_bytes > 0), Ordering::Relaxed);
+        self.compacted_bytes.fetch_add(done.copied_bytes, Ordering::Relaxed);
+        self.freed_bytes.fetch_add(done.freed_bytes, Ordering::Relaxed);
+    }
 }
 
 impl fmt::Display for Counters {
@@ -120,6 +130,12 @@ impl Counters {
         page.counter("p2pdfs_node_damaged_copies_total", help, of(&self.damaged));
         let help = "Copies that the disk could not read.";
         page.counter("p2pdfs_node_unreadable_copies_total", help, of(&self.unreadable));
+        let help = "Segments that compaction took away.";
+        page.counter("p2pdfs_node_compacted_segments_total", help, of(&self.compacted));
+        let help = "Bytes that compaction wrote anew.";
+        page.counter("p2pdfs_node_compaction_copied_bytes_total", help, of(&self.compacted_bytes));
+        let help = "Bytes of the segments that compaction took away.";
+        page.counter("p2pdfs_node_compaction_freed_bytes_total", help, of(&self.freed_bytes));
         let help = "Transfers under way.";
         page.gauge("p2pdfs_node_transfers", help, self.transfers().into());
     }

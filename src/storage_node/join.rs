@@ -60,6 +60,8 @@ pub(super) fn open_store(
         }
     }
     tell(&report, &config.directory);
+    // What they cost, the inventory tells.
+    report.damaged.iter().for_each(|_| shared.counters.count_damaged());
     Ok(Some(Member::new(found, store, report.highest_serial, config.clock.clone())))
 }
 

@@ -57,6 +57,18 @@ fn a_damaged_copy_is_never_served_and_is_reported_lost_once() {
     assert_eq!(fetch(&main, &node.node, 1, &bytes).unwrap(), bytes);
 }
 
+#[test]
+fn damage_that_a_start_finds_is_counted_and_what_it_hit_is_lost() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let bytes = vec![9; 200_000];
+    store(&main, &node.node, 1, &bytes).unwrap();
+    store(&main, &node.node, 2, b"whole").unwrap();
+    let node = restart_and_flip(node, 1, 150_000, |_| {}).restart();
+    assert_eq!(node.node.counters().damaged(), 1);
+    assert_eq!(main.held(node.number()).into_iter().collect::<Vec<_>>(), [Serial(2)]);
+}
+
 /// The append dropped the damaged copy, failed to write the new one, and nobody was told.
 #[test]
 fn a_damaged_copy_for_whose_new_one_there_is_no_room_is_reported_lost() {

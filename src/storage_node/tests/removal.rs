@@ -349,6 +349,14 @@ fn the_space_of_what_was_removed_is_free_again_while_the_node_serves() {
     while used() > before / 2 {
         await_beats(&main);
     }
+    let mut page = crate::metrics::Page::default();
+    node.node.metrics()(&mut page);
+    let text = page.text();
+    for sum in ["compacted_segments", "compaction_copied_bytes", "compaction_freed_bytes"] {
+        let line = format!("\np2pdfs_node_{sum}_total ");
+        let value = text.split(&line).nth(1).expect("it is there").lines().next();
+        assert_ne!(value, Some("0"), "{sum} in:\n{text}");
+    }
     for serial in (1..=40).filter(|serial| *serial % 4 == 0) {
         assert_eq!(fetch(&main, &node.node, serial, &bytes(serial)).unwrap(), bytes(serial));
     }
