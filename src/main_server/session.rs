@@ -86,16 +86,16 @@ impl Session<'_> {
     fn answer(&mut self, request: ToMain) -> bool {
         match request {
             ToMain::Hello(hello) => self.hello(&hello),
-            ToMain::Allocate(r) => self.client(r, Main::allocate),
+            ToMain::Allocate(r) => self.change(r, Main::allocate),
             ToMain::Locate(r) => self.client(r, Main::locate),
             ToMain::Open(r) => self.client(r, Main::open),
-            ToMain::Stage(r) => self.client(r, Main::stage),
-            ToMain::Commit(r) => self.client(r, Main::commit),
+            ToMain::Stage(r) => self.change(r, Main::stage),
+            ToMain::Commit(r) => self.change(r, Main::commit),
             ToMain::Stat(r) => self.client(r, Main::stat),
             ToMain::ListDirectory(r) => self.client(r, Main::list),
-            ToMain::MakeDirectory(r) => self.client(r, Main::make_directory),
-            ToMain::Move(r) => self.client(r, Main::move_entry),
-            ToMain::Remove(r) => self.client(r, Main::remove),
+            ToMain::MakeDirectory(r) => self.change(r, Main::make_directory),
+            ToMain::Move(r) => self.change(r, Main::move_entry),
+            ToMain::Remove(r) => self.change(r, Main::remove),
             ToMain::BadCopy(r) => self.client(r, Main::bad_copy),
             ToMain::Invite(r) => self.client(r, Main::invite),
             ToMain::Status(r) => self.client(r, Main::status),
@@ -104,9 +104,9 @@ impl Session<'_> {
             ToMain::Adopt(r) => self.client(r, Main::adopt),
             ToMain::Explain(r) => self.client(r, Main::explain),
             ToMain::WhatIf(r) => self.client(r, Main::what_if),
-            ToMain::SetCopies(r) => self.client(r, Main::set_copies),
+            ToMain::SetCopies(r) => self.change(r, Main::set_copies),
             ToMain::ListRemoved(r) => self.client(r, Main::list_removed),
-            ToMain::Undelete(r) => self.client(r, Main::undelete),
+            ToMain::Undelete(r) => self.change(r, Main::undelete),
             ToMain::AddMe(r) => self.add_me(&r),
             ToMain::DropMe(r) => self.node(r, Main::drop_me),
             ToMain::Heartbeat(r) => self.heartbeat(r),
@@ -193,6 +193,18 @@ impl Session<'_> {
             other => Err(not_for(other, "a client's")),
         };
         self.reply(M::NAME, result)
+    }
+
+    /// Serves a request of a client that changes the catalog.
+    fn change<M: Message>(
+        &mut self,
+        request: M,
+        serve: fn(&Main, &AccountRecord, M) -> Result<M::Reply, Fault>,
+    ) -> bool {
+        if matches!(self.peer, Peer::Client(_)) {
+            self.main.journal.wait_for_keepers();
+        }
+        self.client(request, serve)
     }
 
     /// Serves a request that nodes at work may send.

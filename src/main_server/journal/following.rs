@@ -75,6 +75,7 @@ impl Journal {
             state.floor = state.floor.max(highest);
         }
         drop(state);
+        self.further.notify_all();
         if is_awaited || request.failed.is_some() {
             self.wake();
         }

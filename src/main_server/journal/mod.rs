@@ -14,7 +14,8 @@ mod writing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -30,6 +31,11 @@ use crate::wire::node_to_main::JournalHead;
 pub use self::keys::JournalKeys;
 pub use self::writing::Writing;
 
+/// How far the journal may be behind before changes wait for it: half of what is promised.
+const BEHIND_MS: u64 = 500;
+/// How long a change waits at most.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// With what a main server keeps a journal.
 pub struct JournalSetup {
     /// The catalog that it is of; the one that the main server works on.
@@ -44,6 +50,8 @@ pub struct Journal {
     /// `None` for a main server that keeps none.
     kept: Option<Kept>,
     state: Mutex<State>,
+    /// A keeper is further.
+    further: Condvar,
     /// Tells the thread that a keeper is further, or that it is to look again.
     wake: (Sender<()>, Receiver<()>),
 }
@@ -59,7 +67,7 @@ struct Kept {
 struct State {
     progress: Progress,
     /// Since when there are changes that the catalog has handed over and that are in no piece yet.
-    taking: Option<std::time::Instant>,
+    taking: Option<Instant>,
     keepers: Vec<NodeId>,
     /// What each node heard last: whether it is a keeper, and which generation is on two nodes.
     told: BTreeMap<NodeId, (bool, u64)>,
@@ -82,7 +90,7 @@ impl Journal {
             sealing: setup.keys.sealing,
             reader: setup.keys.reader,
         });
-        Journal { kept, state: Mutex::default(), wake: bounded(1) }
+        Journal { kept, state: Mutex::default(), further: Condvar::new(), wake: bounded(1) }
     }
 
     /// What is in it holds no invariant across its lock that a panic could break.
@@ -107,6 +115,22 @@ impl Journal {
     /// A node has started anew: it is asked again, even if it said that it could not.
     pub fn forgive(&self, node: NodeId) {
         self.lock().progress.forgive(node);
+    }
+
+    /// Holds up whoever is about to change much, while what was changed before is on its way to the
+    /// keepers for so long already that the promised lag would not be kept. Not for longer than
+    /// `LONGEST_WAIT`, and not where keepers are missing: that is no reason to serve nobody.
+    pub fn wait_for_keepers(&self) {
+        let deadline = Instant::now() + LONGEST_WAIT;
+        let mut state = self.lock();
+        while self.lag_ms(&state) > BEHIND_MS && state.trouble.is_none() {
+            let now = Instant::now();
+            if now >= deadline || !state.progress.is_kept_up(&state.keepers, now) {
+                return;
+            }
+            let waited = self.further.wait_timeout(state, deadline - now);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     /// How far it is, for people.

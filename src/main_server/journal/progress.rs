@@ -13,6 +13,8 @@ const SAFE_COPIES: usize = 2;
 const LEFT_ALONE: Duration = Duration::from_secs(600);
 /// How long a keeper may take for what it is sent.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a keeper may take for what it is sent before nobody waits for it.
+const AT_WORK: Duration = Duration::from_secs(3);
 /// The most boundaries that are remembered as not safe; beyond, neighbours are taken together.
 const MAX_UNSAFE: usize = 1024;
 /// The most bytes of a reply.
@@ -253,6 +255,25 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// True when enough of these have a whole snapshot and get on with what they are sent, so that
+    /// waiting for them helps.
+    pub fn is_kept_up(&self, keepers: &[NodeId], now: Instant) -> bool {
+        let gets_on = |node: &&NodeId| {
+            let Some(follower) = self.followers.get(node) else { return false };
+            let owes = follower.owes_since.map(|since| now.saturating_duration_since(since));
+            let has_snapshot = self.written.iter().any(|written| {
+                let durable = follower.durable.get(&written.generation).copied().unwrap_or(0);
+                written.snapshot_end.is_some_and(|(end, _)| durable >= end)
+            });
+            has_snapshot
+                && owes.is_none_or(|owes| owes < AT_WORK)
+                && !self.cannot.contains_key(node)
+        };
+        keepers.iter().filter(gets_on).count() >= SAFE_COPIES
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -288,6 +309,27 @@ mod tests {
         progress.heard(NodeId(3), &kept(&[(1, 150)]), now);
         assert_eq!(progress.safe(), (1, 3, WallTime(NOW.0 + 1)));
         assert_eq!(progress.unsafe_since(), None);
+    }
+
+    #[test]
+    fn changes_wait_for_keepers_that_get_on_and_for_no_others() {
+        let (mut progress, now) = (begun(), Instant::now());
+        let keepers = [NodeId(1), NodeId(2)];
+        progress.grew(1, 150, 3, false);
+        progress.heard(NodeId(1), &kept(&[(1, 100)]), now);
+        assert!(!progress.is_kept_up(&keepers, now), "one alone makes nothing safe");
+        progress.heard(NodeId(2), &kept(&[(1, 99)]), now);
+        assert!(!progress.is_kept_up(&keepers, now), "the other begins");
+        progress.heard(NodeId(2), &kept(&[(1, 100)]), now);
+        assert!(progress.is_kept_up(&keepers, now));
+        assert!(progress.next_part(NodeId(2), now).is_some());
+        assert!(progress.is_kept_up(&keepers, now));
+        assert!(!progress.is_kept_up(&keepers, now + AT_WORK), "it hangs");
+        progress.heard(NodeId(2), &kept(&[(1, 150)]), now);
+        assert!(progress.is_kept_up(&keepers, now + AT_WORK));
+        let failed = Follow { kept: Vec::new().into(), failed: Some("full".to_string()) };
+        progress.heard(NodeId(2), &failed, now);
+        assert!(!progress.is_kept_up(&keepers, now));
     }
 
     #[test]
