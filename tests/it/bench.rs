@@ -98,6 +98,27 @@ fn a_bench_of_a_users_cluster_leaves_it_as_it_was() {
 }
 
 #[test]
+fn the_servers_of_up_are_watched_too() {
+    let home = crate::local_cluster::Home::new();
+    let cli = home.cli();
+    cli.ok(&["up", "--dir", home.dir(), "--nodes", "2", "--detach", "--no-user-config"]);
+    let config = home.cluster.join("client.toml");
+    let config = config.to_str().expect("a plain path");
+    let args = ["--config", config, "bench", "--quick", "--only", "put-small-1"];
+    let document = cli.json(&[&args[..], &SMALL[..]].concat());
+    assert_eq!(document["cluster"]["kind"], "up", "{document}");
+    assert_eq!(document["cluster"]["limits_of"], "nodes", "{document}");
+    let seen = document["workloads"][0]["processes"].as_array().expect("a list");
+    let names: Vec<_> = seen.iter().map(|of| of["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["client", "main", "node 1", "node 2"]);
+    let left = fs::read_dir(&home.cluster).expect("it is there").flatten();
+    let left: Vec<_> =
+        left.filter(|entry| entry.file_name().to_string_lossy().contains("bench")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    assert_eq!(cli.ok(&["--config", config, "ls", "/"]), "");
+}
+
+#[test]
 fn an_interrupted_bench_leaves_nothing() {
     let (home, place) = place();
     let local = Cli::new(home.path(), None);

@@ -8,23 +8,23 @@ use tempfile::TempDir;
 use crate::harness::{Cli, bytes, run};
 
 /// A home directory whose cluster is taken down at the end, also after a failure.
-struct Home {
+pub struct Home {
     directory: TempDir,
-    cluster: PathBuf,
+    pub cluster: PathBuf,
 }
 
 impl Home {
-    fn new() -> Home {
+    pub fn new() -> Home {
         let directory = TempDir::with_prefix("p2pdfs-home-").expect("a temporary directory");
         let cluster = directory.path().join("cluster");
         Home { directory, cluster }
     }
 
-    fn cli(&self) -> Cli {
+    pub fn cli(&self) -> Cli {
         Cli::new(self.directory.path(), None)
     }
 
-    fn dir(&self) -> &str {
+    pub fn dir(&self) -> &str {
         self.cluster.to_str().expect("a plain path")
     }
 }

@@ -5,9 +5,11 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
+
+use crossbeam_channel::bounded;
 
 use super::content::Content;
 use super::interrupt::Interrupt;
@@ -16,7 +18,11 @@ use super::tree;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output::shown;
 
+/// What is written to a file in one call, and after how much of it the disk is set to work.
 const BLOCK_BYTES: usize = 1 << 20;
+const SYNCED_EVERY: u64 = 32 << 20;
+/// What is sent and received in one call: little enough to stay in a core's own cache.
+const SENT_BYTES: usize = 256 << 10;
 /// What a request of the raw round trips is: about what asks for a chunk.
 const REQUEST_BYTES: usize = 64;
 
@@ -37,37 +43,49 @@ pub fn settle(place: &Path) -> Result<(), Failure> {
     synced.map_err(|e| Failure::because(Exit::Failed, format!("cannot sync {}", shown(place)), &e))
 }
 
-/// Writes a file of `bytes` from front to back, durable at the end. A second thread syncs all the
-/// while, so that the disk works while the file is being filled.
+/// Writes a file of `bytes` from front to back, durable at the end. A second thread syncs what is
+/// there meanwhile, so that the disk works while the file is being filled.
 pub fn disk_write(place: &Path, bytes: u64, interrupt: &Interrupt) -> Result<Run, Failure> {
-    let failed = |error: &io::Error| cannot("the synced writes of the disk", error);
+    let failed = |error: io::Error| cannot("the synced writes of the disk", &error);
     let path = place.join("limit-file");
-    let block = Content::random().map_err(|e| failed(&e))?.bytes(BLOCK_BYTES);
-    let file = File::create(&path).map_err(|e| failed(&e))?;
+    let block = Content::random().map_err(failed)?.bytes(BLOCK_BYTES);
+    let file = File::create(&path).map_err(failed)?;
     let begun = Instant::now();
-    let is_written = AtomicBool::new(false);
+    // Of one place: a sync that is asked for while another waits to begin is the same one.
+    let (ask, asked) = bounded::<()>(1);
     let result = thread::scope(|scope| {
-        let syncer = scope.spawn(|| {
-            while !is_written.load(Ordering::Acquire) {
-                sync(&file)?;
-                thread::yield_now();
+        let syncer = scope.spawn(|| asked.iter().try_for_each(|()| sync(&file)));
+        let written = write_blocks(&mut &file, &block, bytes, interrupt, |written| {
+            if written % SYNCED_EVERY == 0 {
+                // Full: one is to begin anyhow.
+                let _ = ask.try_send(());
             }
-            sync(&file)
         });
-        let mut left = bytes;
-        let mut written = Ok(());
-        while left > 0 && written.is_ok() && !interrupt.is_requested() {
-            let here = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-            written = (&file).write_all(&block[..here]);
-            left -= here as u64;
-        }
-        is_written.store(true, Ordering::Release);
+        drop(ask);
         let synced = syncer.join().unwrap_or_else(|_| Err(io::Error::other("its thread failed")));
-        written.and(synced)
+        written.and(synced).and_then(|()| sync(&file))
     });
     let run = Run::bulk(1, bytes, begun);
-    result.and_then(|()| fs::remove_file(&path)).map_err(|e| failed(&e))?;
+    result.and_then(|()| fs::remove_file(&path)).map_err(failed)?;
     interrupt.check().map(|()| run)
+}
+
+/// Writes `block` again and again until `bytes` are written; `wrote` hears how many are.
+fn write_blocks(
+    out: &mut impl Write,
+    block: &[u8],
+    bytes: u64,
+    interrupt: &Interrupt,
+    mut wrote: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut written = 0;
+    while written < bytes && !interrupt.is_requested() {
+        let here = usize::try_from(bytes - written).unwrap_or(usize::MAX).min(block.len());
+        out.write_all(&block[..here])?;
+        written += here as u64;
+        wrote(written);
+    }
+    Ok(())
 }
 
 /// Creates files of 4 KiB, each synced before the next, in one directory per thread. Their directory
@@ -81,7 +99,7 @@ pub fn create_and_sync(
     let top = place.join("limit-creates");
     fs::create_dir(&top).map_err(failed)?;
     let content = Content::random().map_err(failed)?;
-    let threads = std::sync::atomic::AtomicUsize::new(0);
+    let threads = AtomicUsize::new(0);
     let prepare = || {
         let directory = top.join(threads.fetch_add(1, Ordering::Relaxed).to_string());
         fs::create_dir(&directory).map_err(failed)?;
@@ -119,7 +137,7 @@ pub fn tcp_stream(bytes: u64, interrupt: &Interrupt) -> Result<Run, Failure> {
     let begun = Instant::now();
     let received = thread::scope(|scope| {
         let receiver = scope.spawn(move || {
-            let (mut buffer, mut received) = (vec![0; BLOCK_BYTES], 0);
+            let (mut buffer, mut received) = (vec![0; SENT_BYTES], 0);
             loop {
                 match from.read(&mut buffer)? {
                     0 => return Ok::<u64, io::Error>(received),
@@ -127,14 +145,8 @@ pub fn tcp_stream(bytes: u64, interrupt: &Interrupt) -> Result<Run, Failure> {
                 }
             }
         });
-        let block = vec![1; BLOCK_BYTES];
-        let mut left = bytes;
-        let mut sent = Ok(());
-        while left > 0 && sent.is_ok() && !interrupt.is_requested() {
-            let here = usize::try_from(left).unwrap_or(usize::MAX).min(BLOCK_BYTES);
-            sent = to.write_all(&block[..here]);
-            left -= here as u64;
-        }
+        let block = vec![1; SENT_BYTES];
+        let sent = write_blocks(&mut to, &block, bytes, interrupt, |_| {});
         let closed = to.shutdown(Shutdown::Both);
         let received =
             receiver.join().unwrap_or_else(|_| Err(io::Error::other("its thread failed")));

@@ -104,6 +104,15 @@ impl BenchArgs {
         }
     }
 
+    /// What lies on the disk at most at a time: sources, the limits' files, and the copies of a cluster
+    /// of its own.
+    fn bytes_on_disk(&self) -> u64 {
+        let sizes = self.sizes();
+        let each = sizes.size_bytes.saturating_add(sizes.files.saturating_mul(8192));
+        let copies = if self.local { u64::from(sizes.copies) } else { 1 };
+        each.saturating_mul(1 + copies).saturating_add(64 << 20)
+    }
+
     fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
     }
@@ -151,6 +160,7 @@ pub fn bench(common: &Common, args: &BenchArgs) -> Result<Exit, Failure> {
         results: BTreeMap::new(),
         compared: ComparedTotals::default(),
     };
+    bench.scratch.has_room_for(args.bytes_on_disk())?;
     let cluster = match &given {
         Some(given) => bench.on_given(given)?,
         None => bench.on_own(args.nodes.unwrap_or(3))?,

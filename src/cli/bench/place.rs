@@ -35,6 +35,19 @@ impl Scratch {
         self.0.path()
     }
 
+    /// Fails unless its file system has so much free.
+    pub fn has_room_for(&self, bytes: u64) -> Result<(), Failure> {
+        let Ok(facts) = rustix::fs::statvfs(self.path()) else { return Ok(()) };
+        let free = facts.f_bavail.saturating_mul(facts.f_frsize);
+        if free >= bytes {
+            return Ok(());
+        }
+        let (place, wanted, free) = (shown(self.path()), ByteSize(bytes), ByteSize(free));
+        let text = format!("the bench needs about {wanted} at a time, and {place} has {free} free");
+        Err(Failure::new(Exit::Unavailable, text)
+            .hint("choose another place with --dir, or a smaller --size"))
+    }
+
     /// Removes it, and says so when that fails.
     pub fn remove(self) -> Result<(), Failure> {
         let what = format!("cannot remove {}", shown(self.path()));
@@ -105,11 +118,14 @@ impl Given {
     }
 }
 
-/// Where an `up` cluster's state may be that these settings belong to.
+/// Where an `up` cluster's state may be that these settings belong to: beside the settings, where
+/// `up` is told to keep it, or where it is kept usually.
 fn up_directories(common: &Common) -> Vec<PathBuf> {
     let beside = common.config.as_deref().and_then(Path::parent).map(Path::to_path_buf);
+    let told = std::env::var_os("P2PDFS_UP_DIR").map(PathBuf::from);
     let usual = client_config::user_directory("XDG_DATA_HOME", ".local/share");
-    beside.into_iter().chain(usual.map(|directory| directory.join("p2pdfs"))).collect()
+    let usual = usual.map(|directory| directory.join("p2pdfs"));
+    [beside, told, usual].into_iter().flatten().collect()
 }
 
 fn short_name(name: &str) -> String {

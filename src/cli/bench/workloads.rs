@@ -119,6 +119,26 @@ pub struct Compared {
     pub bytes: AtomicU64,
 }
 
+impl Compared {
+    /// Counts what was read of a file; fails unless it is, in its full length, what was put.
+    fn count(&self, path: &RemotePath, comparison: &Comparison, bytes: u64) -> Result<(), Failure> {
+        let wrong = match comparison.first_wrong {
+            Some(at) => format!("byte {at} is the first that differs"),
+            None if comparison.bytes != bytes => {
+                format!("{} bytes came back of {bytes}", comparison.bytes)
+            }
+            None => {
+                self.files.fetch_add(1, Ordering::Relaxed);
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                return Ok(());
+            }
+        };
+        let what = format!("what was got of {path} is not what was put: {wrong}");
+        Err(Failure::new(Exit::Damaged, what)
+            .hint("`p2pdfs admin status` shows the state of the cluster"))
+    }
+}
+
 impl Round<'_> {
     /// Measures a workload and its limit. `said` hears of what is done at the moment.
     pub fn measure(
@@ -212,30 +232,8 @@ impl Round<'_> {
         let read = self.client.read(&path, None, 0..u64::MAX, &mut comparison, &Quiet);
         let run = Run::bulk(1, comparison.bytes, begun);
         read.map_err(|error| failure(&format!("cannot get {path}"), &error))?;
-        self.compared(&path, &comparison, self.sizes.size_bytes)?;
+        self.compared.count(&path, &comparison, self.sizes.size_bytes)?;
         Ok(run)
-    }
-
-    /// Fails unless all of the bytes are what was stored.
-    fn compared(
-        &self,
-        path: &RemotePath,
-        comparison: &Comparison,
-        bytes: u64,
-    ) -> Result<(), Failure> {
-        let wrong = match comparison.first_wrong {
-            Some(at) => format!("byte {at} is the first that differs"),
-            None if comparison.bytes != bytes => {
-                format!("{} bytes came back of {bytes}", comparison.bytes)
-            }
-            None => {
-                self.compared.files.fetch_add(1, Ordering::Relaxed);
-                self.compared.bytes.fetch_add(bytes, Ordering::Relaxed);
-                return Ok(());
-            }
-        };
-        let what = format!("what was got of {path} is not what was put: {wrong}");
-        Err(Failure::new(Exit::Damaged, what).hint("p2pdfs admin status"))
     }
 
     fn get_large(&mut self, said: &dyn Fn(&str)) -> Result<Measured, Failure> {
@@ -384,7 +382,7 @@ impl Round<'_> {
         read.map_err(|error| failure(&format!("cannot get {path}"), &error))?;
         let mut comparison = Comparison::new(content, Look::AtAll);
         comparison.take(&bytes);
-        self.compared(path, &comparison, tree::FILE_BYTES as u64)?;
+        self.compared.count(path, &comparison, tree::FILE_BYTES as u64)?;
         Ok(took)
     }
 
@@ -411,4 +409,30 @@ impl Round<'_> {
 
 fn not_removed(path: &Path, error: &std::io::Error) -> Failure {
     Failure::because(Exit::Failed, format!("cannot remove {}", shown(path)), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_what_was_put_ends_the_bench_as_damaged() {
+        let content = Content::random().expect("random numbers");
+        let path: RemotePath = "/bench/f".parse().expect("a good path");
+        let compared = Compared::default();
+        let read = |bytes: &[u8]| {
+            let mut comparison = Comparison::new(content, Look::AtAll);
+            comparison.take(bytes);
+            compared.count(&path, &comparison, 4096)
+        };
+        let mut bytes = content.bytes(4096);
+        read(&bytes).expect("it is the same");
+        let short = read(&bytes[..4000]).expect_err("it is too short");
+        assert!(short.message.contains("4000 bytes"), "{}", short.message);
+        bytes[17] ^= 1;
+        let wrong = read(&bytes).expect_err("it is another one");
+        assert!(wrong.message.contains("/bench/f") && wrong.message.contains("byte 17"));
+        assert_eq!((short.exit, wrong.exit), (Exit::Damaged, Exit::Damaged));
+        assert_eq!(compared.bytes.into_inner(), 4096);
+    }
 }
