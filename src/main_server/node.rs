@@ -104,11 +104,21 @@ pub struct Node {
     /// The newest key in the answer to its last `add_me`: a node that goes on after that has it.
     pub granted_key: Option<KeyId>,
     pub orders: BTreeMap<u64, Given>,
+    /// When it last got an order done.
+    pub progress: Moment,
     /// The state that was logged last.
     pub logged: State,
 }
 
 impl Given {
+    /// The bytes that are to be sent for it.
+    pub fn bytes(&self) -> u64 {
+        match self.purpose {
+            Purpose::Copy { length, .. } | Purpose::Move { length, .. } => length.into(),
+            Purpose::Verify { .. } | Purpose::Remove { .. } => 0,
+        }
+    }
+
     /// JSON bytes that it takes in a reply, its addresses included; rather too many.
     pub fn reply_bytes(&self) -> usize {
         match &self.order.action {
@@ -148,6 +158,7 @@ impl Node {
             keys: KeyRing::new(record.key, now),
             granted_key: None,
             orders: BTreeMap::new(),
+            progress: now,
             logged: State::Suspect,
         }
     }

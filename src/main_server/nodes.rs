@@ -208,7 +208,10 @@ impl Nodes {
         let has_room = node.report(beat, now);
         node.keys.renew(now);
         let closed = beat.acknowledged.iter().filter_map(|order| node.orders.remove(order));
-        let closed = closed.collect();
+        let closed: Vec<Given> = closed.collect();
+        if !closed.is_empty() {
+            node.progress = now;
+        }
         let after = node.state(interval, now);
         let is_back = after == State::Alive && before != State::Alive;
         Ok(Beat { closed, is_good_news: is_back || has_room && after == State::Alive })

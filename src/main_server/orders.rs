@@ -16,8 +16,10 @@ use crate::wire::{MAX_ITEMS, MAX_JSON_BYTES};
 pub const MAX_ORDERS: usize = 512;
 /// The most JSON bytes of orders in one reply.
 const MAX_REPLY_BYTES: usize = MAX_JSON_BYTES as usize - 64 * 1024;
-/// How long a node has for an order.
+/// How long a node has for an order, from its giving or from the last one that the node got done, and
+/// beside that for each so many bytes a second: it does a few at a time, over a link that may be slow.
 pub const ORDER_LIFE: Duration = PATIENCE;
+const SLOW_LINK: u64 = 64 * 1024;
 
 impl Nodes {
     /// Gives a node an order, which goes out at once when its heartbeat is being held back.
@@ -81,7 +83,12 @@ impl Nodes {
         let mut next: Option<Moment> = None;
         for node in table.nodes.values_mut() {
             let is_alive = node.state(interval, now) == State::Alive;
-            let is_over = |given: &Given| !is_alive || given.since + ORDER_LIFE <= now;
+            let progress = node.progress;
+            let ends = |given: &Given| {
+                let more = Duration::from_secs(given.bytes() / SLOW_LINK);
+                given.since.max(progress) + ORDER_LIFE + more
+            };
+            let is_over = |given: &Given| !is_alive || ends(given) <= now;
             node.orders.retain(|_, given| {
                 let is_over = is_over(given);
                 if is_over {
@@ -89,8 +96,7 @@ impl Nodes {
                 }
                 !is_over
             });
-            let ends = node.orders.values().map(|given| given.since + ORDER_LIFE);
-            next = next.into_iter().chain(ends).min();
+            next = next.into_iter().chain(node.orders.values().map(ends)).min();
         }
         (overdue, next)
     }

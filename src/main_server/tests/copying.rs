@@ -1,6 +1,7 @@
 //! Orders, and the copies that they bring.
 
 use super::*;
+use crate::main_server::node::{Given, Purpose};
 use crate::token::Operation;
 
 /// Two nodes with a committed chunk of which three copies are wanted.
@@ -138,6 +139,44 @@ fn an_order_that_is_not_done_in_time_is_given_anew_after_a_pause() {
     main.keep_up();
     until("it is given anew", || given().len() == 1);
     assert!(given()[0] > first[0]);
+}
+
+/// A node that had many large chunks to send over a slow link lost its orders again and again.
+#[test]
+fn an_order_has_time_while_others_get_done_and_more_for_a_large_chunk() {
+    let desk = Desk::new(Duration::from_secs(30));
+    let mut node = desk.node();
+    let nodes = &desk.server.main.nodes;
+    let give = |order: u64, length: u32| {
+        let token = Token::from_text(String::new());
+        let order = Order { order, token, action: Action::Verify {} };
+        let (serial, from, targets) = (Serial(order.order), node.id, Vec::new());
+        let purpose = Purpose::Move { serial, from, targets, length };
+        assert!(
+            nodes.give(node.id, Given { order, purpose, since: desk.clock.now(), is_sent: true })
+        );
+    };
+    give(1, 0);
+    give(2, 0);
+    give(3, 10 * 64 * 1024);
+    let id = node.id;
+    let given = || nodes.lock().nodes[&id].orders.keys().copied().collect::<Vec<u64>>();
+    let pass = |seconds: u64| {
+        desk.clock.advance(Duration::from_secs(seconds));
+        nodes.heard(id, node_session(&desk, id));
+        desk.server.main.keep_up();
+    };
+    pass(59);
+    node.acknowledge(1);
+    assert_eq!(given(), [2, 3]);
+    pass(59);
+    assert_eq!(given(), [2, 3]);
+    pass(1);
+    assert_eq!(given(), [3]);
+    pass(9);
+    assert_eq!(given(), [3]);
+    pass(1);
+    assert!(given().is_empty());
 }
 
 pub(super) fn node_session(desk: &Desk, node: NodeId) -> u64 {
