@@ -38,6 +38,18 @@ pub struct ScrubCursor {
     offset: u64,
 }
 
+impl ScrubCursor {
+    /// The beginning of a segment, or of the next one that is there.
+    pub fn at_segment(segment: u32) -> ScrubCursor {
+        ScrubCursor { segment, offset: 0 }
+    }
+
+    /// The segment that is read next.
+    pub fn segment(&self) -> u32 {
+        self.segment
+    }
+}
+
 /// What one step of a scrub did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ScrubStep {

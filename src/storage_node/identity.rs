@@ -170,6 +170,11 @@ impl Identity {
         if is_saved { Ok(()) } else { self.update(|file| file.main_mark = heard) }
     }
 
+    /// The node's directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The error of a directory that is not the one which its node started from last.
     pub fn stale(&self) -> NodeError {
         NodeError::StaleDirectory(self.directory.clone())

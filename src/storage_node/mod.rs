@@ -10,6 +10,7 @@
 mod answer;
 mod aside;
 mod batch;
+mod bookmark;
 mod buffers;
 mod compaction;
 mod config;

@@ -10,6 +10,7 @@ use crate::clock::Moment;
 use crate::segments::ScrubCursor;
 use crate::wire::node_to_main::ScrubState;
 
+use super::bookmark::{Bookmark, Place};
 use super::config::{ScrubConfig, ScrubRate};
 use super::shared::Shared;
 
@@ -30,9 +31,9 @@ impl Scrub {
         *self.lock()
     }
 
-    fn begin(&self, total_bytes: u64) {
+    fn begin(&self, done_bytes: u64, total_bytes: u64) {
         let mut state = self.lock();
-        (state.done_bytes, state.total_bytes) = (0, total_bytes);
+        (state.done_bytes, state.total_bytes) = (done_bytes.min(total_bytes), total_bytes);
     }
 
     fn advance(&self, bytes: u64, is_end: bool) {
@@ -65,24 +66,31 @@ fn span_of_step(rate: ScrubRate, bytes: u64, is_busy: bool) -> Duration {
 /// The body of the scrub's thread.
 pub(super) fn run(shared: &Shared) {
     let ScrubConfig { every, .. } = shared.scrubbing;
+    let mut bookmark = Bookmark::new(shared.identity.directory(), shared.clock.now());
     loop {
         let begun = shared.clock.now();
-        if !pass(shared) || !wait_until(shared, begun + every) {
+        if !pass(shared, &mut bookmark) || !wait_until(shared, begun + every) {
             return;
         }
     }
 }
 
-/// Reads everything once. False when the node stops.
-fn pass(shared: &Shared) -> bool {
-    let mut cursor = ScrubCursor::default();
+/// Reads everything once, or what the last start left of it. False when the node stops.
+fn pass(shared: &Shared, bookmark: &mut Bookmark) -> bool {
+    let Place { segment, done_bytes } = bookmark.find();
+    let mut cursor = ScrubCursor::at_segment(segment);
     let Some(member) = shared.member() else { return false };
-    shared.scrub.begin(member.store.space().used);
+    shared.scrub.begin(done_bytes, member.store.space().used);
     drop(member);
     loop {
         let begun = shared.clock.now();
+        let done_bytes = shared.scrub.state().done_bytes;
+        bookmark.note(Place { segment: cursor.segment(), done_bytes }, begun);
         let pause = match step(shared, &mut cursor) {
-            Some(Step::End) => return bring_back(shared),
+            Some(Step::End) => {
+                bookmark.clear();
+                return bring_back(shared);
+            }
             Some(Step::Read(bytes)) => {
                 let is_busy = shared.counters.transfers() > 0;
                 span_of_step(shared.scrubbing.rate, bytes, is_busy)
@@ -183,14 +191,14 @@ mod tests {
     #[test]
     fn a_pass_that_met_more_than_was_there_at_its_start_is_still_a_whole_one() {
         let scrub = Scrub::default();
-        scrub.begin(10);
+        scrub.begin(0, 10);
         scrub.advance(6, false);
         let state =
             |passes, done_bytes, total_bytes| ScrubState { passes, done_bytes, total_bytes };
         assert_eq!(scrub.state(), state(0, 6, 10));
         scrub.advance(7, true);
         assert_eq!(scrub.state(), state(1, 13, 13));
-        scrub.begin(20);
+        scrub.begin(0, 20);
         assert_eq!(scrub.state(), state(1, 0, 20));
     }
 }

@@ -1,6 +1,6 @@
 //! A damaged copy.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::segments::{BadSectors, check};
 use crate::storage_node::{Node, NodeConfig, ScrubConfig, ScrubRate};
 use crate::token::Operation;
 use crate::wire::FaultCode;
-use crate::wire::node_to_main::{Action, Order};
+use crate::wire::node_to_main::{Action, Order, ScrubState};
 
 use super::fake_main::{FakeMain, Told};
 use super::talk::*;
@@ -112,6 +112,49 @@ fn a_scrub_finds_a_damaged_copy_that_nobody_reads_and_says_how_far_it_is() {
     assert_eq!(fetch(&main, &node.node, 1, &[1; 200_000]).unwrap(), [1; 200_000]);
     let held: Vec<_> = node.check().chunks.iter().map(|chunk| chunk.serial.0).collect();
     assert_eq!(held, [1, 3]);
+}
+
+#[test]
+fn a_scrub_goes_on_where_the_last_start_left_it() {
+    let main = FakeMain::start();
+    let small = |config: &mut NodeConfig| config.segment_bytes = 64 << 10;
+    let node = join_with(&main, |config| {
+        small(config);
+        config.scrub.rate = ScrubRate::Off;
+    });
+    let number = node.number();
+    for serial in 1..=30 {
+        store(&main, &node.node, serial, &[serial as u8; 10_000]).unwrap();
+    }
+    let scrub_once = |config: &mut NodeConfig| {
+        small(config);
+        let every = Duration::from_secs(3600);
+        config.scrub = ScrubConfig { rate: ScrubRate::Unlimited, every };
+    };
+    let path = node.directory.path().join("scrub.json");
+    fs::write(&path, r#"{"segment": 3, "done_bytes": 1000}"#).unwrap();
+    // In the first segment.
+    let node = restart_and_flip(node, 1, 5_000, scrub_once);
+    await_beat(&main, |scrub| scrub.passes == 1);
+    assert_eq!(node.node.counters().damaged(), 0);
+    assert!(!path.exists());
+    let Running { directory, node } = node;
+    node.stop();
+    let mut config = NodeConfig::new(directory.path());
+    scrub_once(&mut config);
+    let _node = Node::start(config).unwrap();
+    main.await_told(|told| *told == Told::Lost { node: number, serials: vec![Serial(1)] });
+}
+
+/// Waits until a heartbeat says so of the scrub.
+fn await_beat(main: &FakeMain, is_so: impl Fn(&ScrubState) -> bool) {
+    loop {
+        main.announce(|books| books.announce.push(crate::ids::KeyId(1)));
+        let told = main.await_told(|told| matches!(told, Told::Beat { .. }));
+        if matches!(&told, Told::Beat { scrub, .. } if is_so(scrub)) {
+            return;
+        }
+    }
 }
 
 #[test]
