@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 
@@ -31,6 +31,8 @@ use super::shared::Shared;
 /// Below the node's own directory.
 pub(super) const DIRECTORY: &str = "journal";
 const HEAD_FILE: &str = "head.json";
+/// How often at most it is kept what the main server says of the same generation: that costs two syncs.
+const SAVE_HEAD_EVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How much longer than it said the main server may hold a reply back.
@@ -47,6 +49,8 @@ pub(super) struct Keeper {
 struct State {
     /// What the main server said last.
     head: Option<JournalHead>,
+    /// What of that was kept last, and when.
+    saved: Option<(JournalHead, Instant)>,
     /// The main server wants this node to keep it.
     is_wanted: bool,
     interval: Duration,
@@ -101,10 +105,18 @@ impl Keeper {
         }
         // Until there is a generation on two nodes, the one before is what counts.
         let is_more = head.generation > 0 || state.head.as_ref().is_none_or(|h| h.generation == 0);
-        if !is_adopted || !is_more || state.head.as_ref() == Some(&head) {
+        if !is_adopted || !is_more {
             return;
         }
         state.head = Some(head.clone());
+        let is_kept = state.saved.as_ref().is_some_and(|(saved, at)| {
+            let is_soon = saved.generation == head.generation && at.elapsed() < SAVE_HEAD_EVERY;
+            *saved == head || is_soon
+        });
+        if is_kept {
+            return;
+        }
+        state.saved = Some((head.clone(), Instant::now()));
         let outdated: Vec<u64> = match head.follow {
             true => Vec::new(),
             false => state.kept.range(..head.generation).map(|(number, _)| *number).collect(),
@@ -116,13 +128,12 @@ impl Keeper {
         }
     }
 
-    /// As good as it goes: it only says more to whoever recovers.
+    /// As good as it goes, but durable: by it whoever recovers after a power cut finds the other
+    /// keepers, and knows what there was that no node that answers has.
     fn save_head(&self, head: &JournalHead) -> io::Result<()> {
         durable::make_directories(&self.directory)?;
-        let path = self.directory.join(HEAD_FILE);
-        let temporary = self.directory.join("head.json.new");
-        std::fs::write(&temporary, serde_json::to_vec(head).expect("plain data"))?;
-        std::fs::rename(temporary, path)
+        let text = serde_json::to_vec(head).expect("plain data");
+        durable::replace_file(&self.directory.join(HEAD_FILE), &text)
     }
 
     /// Reads what there is, and how far it is whole.
