@@ -15,6 +15,7 @@ mod collect;
 mod confirm;
 mod deletes;
 mod directory;
+mod door;
 mod explain;
 mod fault;
 mod files_at_risk;
@@ -77,6 +78,7 @@ use crate::server::{Limits, Server};
 use adopt::Strangers;
 use collect::{Collecting, Collector};
 use deletes::Deletes;
+use door::Door;
 use journal::{Journal, Writing};
 use nodes::Nodes;
 use recent::Recent;
@@ -144,6 +146,7 @@ struct Main {
     cluster: ClusterId,
     incarnation: Incarnation,
     nodes: Nodes,
+    door: Door,
     journal: Journal,
     repair: Repair,
     survey: Survey,
@@ -228,10 +231,14 @@ impl MainServer {
         self.failures.clone()
     }
 
-    /// Stops in order: requests that have arrived are answered, heartbeats that are held back too.
+    /// Stops in order: requests that have arrived are answered, heartbeats that are held back too, and
+    /// what clients were promised is in the journal on the nodes, where that is kept and they are there.
     pub fn stop(&mut self) {
         // First, since it would take the connections that end now for nodes that fall silent.
         let was_running = self.upkeep.take().is_some();
+        if was_running {
+            self.main.end_journal();
+        }
         self.server.stop();
         drop(self.writing.take());
         if was_running {
@@ -279,6 +286,7 @@ impl Main {
             cluster,
             incarnation,
             nodes,
+            door: Door::default(),
             journal: Journal::new(journal),
             repair,
             survey: Survey::default(),

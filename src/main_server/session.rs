@@ -188,9 +188,13 @@ impl Session<'_> {
         request: M,
         serve: fn(&Main, &AccountRecord, M) -> Result<M::Reply, Fault>,
     ) -> bool {
-        let result = match &self.peer {
-            Peer::Client(account) => serve(self.main, account, request),
-            other => Err(not_for(other, "a client's")),
+        let main = self.main;
+        let result = match (&self.peer, main.door.enter()) {
+            (Peer::Client(account), Some(_inside)) => serve(main, account, request),
+            (Peer::Client(_), None) => {
+                Err(Fault::new(FaultCode::Stopping, "the main server is stopping"))
+            }
+            (other, _) => Err(not_for(other, "a client's")),
         };
         self.reply(M::NAME, result)
     }

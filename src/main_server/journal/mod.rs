@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use self::progress::Progress;
 use super::Main;
 use super::bell::Bell;
-use crate::catalog::SqliteCatalog;
+use crate::catalog::{LiveNodes, SqliteCatalog};
 use crate::ids::NodeId;
 use crate::journal::SealingKey;
 use crate::wire::admin::{JournalStatus, Notice};
@@ -50,7 +50,7 @@ pub struct Journal {
     /// `None` for a main server that keeps none.
     kept: Option<Kept>,
     state: Mutex<State>,
-    /// A keeper is further.
+    /// A keeper is further, or there was nothing to hand on.
     further: Condvar,
     /// Tells the thread that a keeper is further, or that it is to look again.
     wake: (Sender<()>, Receiver<()>),
@@ -103,13 +103,35 @@ impl Journal {
         let _ = self.wake.0.try_send(());
     }
 
-    /// Milliseconds since the oldest change that is not on two nodes yet.
-    fn lag_ms(&self, state: &State) -> u64 {
+    /// When the oldest change was made that is not on two nodes yet.
+    fn unsafe_since(&self, state: &State) -> Option<Instant> {
         let pending = self.kept.as_ref().and_then(|kept| kept.catalog.changed_since());
         let known = [state.progress.unsafe_since(), state.taking, pending];
-        let oldest = known.into_iter().flatten().min();
+        known.into_iter().flatten().min()
+    }
+
+    /// Milliseconds since then.
+    fn lag_ms(&self, state: &State) -> u64 {
         // Nothing is 0 but what is on two nodes.
-        oldest.map_or(0, |since| (since.elapsed().as_millis() as u64).max(1))
+        self.unsafe_since(state).map_or(0, |since| (since.elapsed().as_millis() as u64).max(1))
+    }
+
+    /// Waits until all that was changed before now is on two nodes. `false` when there are no two of
+    /// these that get on with it, or when it takes longer than `patience`.
+    fn wait_safe(&self, alive: &LiveNodes, patience: Duration) -> bool {
+        let asked = Instant::now();
+        let mut state = self.lock();
+        let keepers: Vec<NodeId> =
+            state.keepers.iter().copied().filter(|node| alive.contains(node)).collect();
+        while self.unsafe_since(&state).is_some_and(|since| since <= asked) {
+            let left = patience.saturating_sub(asked.elapsed());
+            if left.is_zero() || !state.progress.is_kept_up(&keepers, Instant::now()) {
+                return false;
+            }
+            let waited = self.further.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        true
     }
 
     /// A node has started anew: it is asked again, even if it said that it could not.
@@ -163,7 +185,21 @@ impl Journal {
     }
 }
 
+/// How long the end of a main server waits for requests in work, and then for the nodes.
+const LAST_PATIENCE: Duration = Duration::from_secs(2);
+
 impl Main {
+    /// Turns clients away, and has all that they were told is done on two nodes, as good as that goes.
+    pub(super) fn end_journal(&self) {
+        if self.journal.kept.is_none() {
+            return;
+        }
+        let all_left = self.door.close(LAST_PATIENCE);
+        if !all_left || !self.journal.wait_safe(&self.nodes.live(), LAST_PATIENCE) {
+            log::warn!("the last changes of the catalog may not be on two nodes");
+        }
+    }
+
     /// What a node is told of the journal with the reply to its heartbeat.
     pub(super) fn journal_head(&self, node: NodeId) -> Option<JournalHead> {
         let kept = self.journal.kept.as_ref()?;

@@ -206,6 +206,7 @@ impl Desk<'_> {
             self.journal.ring();
         } else {
             self.journal.lock().taking = None;
+            self.journal.further.notify_all();
         }
         Ok(())
     }
