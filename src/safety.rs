@@ -38,8 +38,9 @@
 //! says so, and the client stores it again.
 //!
 //! *The books outlive their disk.* Each change of the catalog is in the `journal` on
-//! at least two nodes a moment later. What the main server's disk takes with it is at most the lag that
-//! its status showed; recovery refuses to pass over a piece that is missing before that.
+//! at least two nodes a moment later, and before an orderly end is over. What the main server's disk takes
+//! with it is at most the lag that its status showed; recovery asks every node that a node or the catalog
+//! names, and refuses to pass over a piece that is missing before that.
 //!
 //! # 2. Nothing that we do lowers the number of verified copies below what is wanted
 //!

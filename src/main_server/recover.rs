@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::DirectoryError;
 use super::directory;
@@ -23,13 +26,16 @@ use crate::wire::{CallError, Connection, Hello, Role};
 
 /// What is put together, before it is a catalog; sealed.
 const TEMPORARY: &str = "recovery.new";
-/// The most nodes that are asked.
+/// The most nodes that are asked, and how many of them at a time.
 const MAX_ASKED: usize = 1024;
+const ASKED_AT_ONCE: usize = 16;
+/// How long a node may think before it says hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to recover from, and how far.
 #[derive(Debug, Clone)]
 pub struct Recovery {
-    /// Nodes to begin with; they name the others.
+    /// Nodes to begin with; they, and what they keep, name the others.
     pub from: Vec<Address>,
     pub key: RecoveryKey,
     /// Do with the pieces up to this one, and without any that are missing behind it.
@@ -87,6 +93,7 @@ pub enum RecoverError {
 /// The nodes that were asked, and what they said.
 #[derive(Default)]
 struct Asked {
+    seen: BTreeSet<Address>,
     nodes: BTreeMap<Address, Node>,
     silent: Vec<(String, String)>,
     head: Option<JournalHead>,
@@ -105,7 +112,8 @@ pub fn recover(
     address: std::net::SocketAddr,
     recovery: &Recovery,
 ) -> Result<Recovered, RecoverError> {
-    let mut asked = ask_all(recovery);
+    let mut asked = Asked::default();
+    asked.ask(recovery, recovery.from.clone());
     // First, so that a directory with a catalog is refused before anything is written to it.
     let mut rebuild = Rebuild::begin(dir)?;
     let path = dir.join(TEMPORARY);
@@ -116,21 +124,22 @@ pub fn recover(
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&path).map_err(io("make"))?;
-    let (found, spoiled) = find(recovery, &mut asked, &file)?;
-    let boundary = judge(recovery, &asked, &found, spoiled)?;
-    let sealing = recovery.key.sealing();
-    for_each_piece(&sealing, &file, boundary, |piece| match rebuild.apply(&piece.body) {
-        Ok(()) => Ok(()),
-        Err(error) => Err(Applying::Catalog(piece.sequence, error)),
-    })
-    .map_err(|error| match error {
-        Applying::Io(source) => io("read")(source),
-        Applying::Catalog(sequence, error) => RecoverError::Wrong(format!(
-            "piece {sequence} of generation {}: {}",
-            found.generation,
-            with_causes(&error)
-        )),
-    })?;
+    let (found, boundary) = loop {
+        let (found, spoiled) = find(recovery, &mut asked, &file)?;
+        let judged = judge(recovery, &asked, &found, spoiled);
+        if let Err(error) = apply(recovery, &found, &file, &path, &mut rebuild) {
+            return Err(judged.err().unwrap_or(error));
+        }
+        // A keeper that no other one named, since it became one after them, is among the nodes.
+        let assembled = file.metadata().map_err(io("look at"))?.len();
+        let is_whole = judged.is_ok().then_some(assembled);
+        if !asked.ask_more(recovery, rebuild.addresses()?, found.generation, is_whole) {
+            break (found, judged?);
+        }
+        // Its lock has to go before it is taken anew.
+        drop(rebuild);
+        rebuild = Rebuild::begin(dir)?;
+    };
     // The key comes first: a catalog whose key nobody has would be of no use.
     let key = directory::first_key(&dir.join(directory::CLIENT_FILE), address)?;
     let account = rebuild.admit(&key.fingerprint())?;
@@ -163,6 +172,32 @@ pub fn recover(
     })
 }
 
+/// Builds the catalog as what was found says that it is, up to the last boundary.
+fn apply(
+    recovery: &Recovery,
+    found: &Assembled,
+    file: &File,
+    path: &Path,
+    rebuild: &mut Rebuild,
+) -> Result<(), RecoverError> {
+    let boundary = found.boundary.expect("`find` gives none without");
+    let sealing = recovery.key.sealing();
+    for_each_piece(&sealing, file, boundary, |piece| match rebuild.apply(&piece.body) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(Applying::Catalog(piece.sequence, error)),
+    })
+    .map_err(|error| match error {
+        Applying::Io(source) => {
+            RecoverError::Io { doing: "read", path: path.to_path_buf(), source }
+        }
+        Applying::Catalog(sequence, error) => RecoverError::Wrong(format!(
+            "piece {sequence} of generation {}: {}",
+            found.generation,
+            with_causes(&error)
+        )),
+    })
+}
+
 enum Applying {
     Io(io::Error),
     Catalog(u64, CatalogError),
@@ -174,39 +209,82 @@ impl From<io::Error> for Applying {
     }
 }
 
-/// Asks the nodes that were named, and those that they name, and so on.
-fn ask_all(recovery: &Recovery) -> Asked {
-    let mut asked = Asked::default();
-    let mut seen: BTreeSet<Address> = recovery.from.iter().cloned().collect();
-    let mut left: Vec<Address> = recovery.from.clone();
-    while let Some(address) = left.pop() {
-        match ask(&address, recovery) {
-            Ok((node, head)) => {
-                log::info!("{} keeps {:?} of the journal", node.name, node.kept);
-                asked.nodes.insert(address, node);
-                let Some(head) = head else { continue };
-                for keeper in head.keepers.values() {
-                    if seen.len() < MAX_ASKED && seen.insert(keeper.clone()) {
-                        left.push(keeper.clone());
-                    }
-                }
-                let order = |head: &JournalHead| (head.generation, head.sequence, head.time);
-                if asked.head.as_ref().is_none_or(|newest| order(newest) < order(&head)) {
-                    asked.head = Some(head);
-                }
+impl Asked {
+    /// Asks these nodes, those that they name, and so on; each once.
+    fn ask(&mut self, recovery: &Recovery, addresses: Vec<Address>) {
+        let mut left = addresses;
+        loop {
+            left.retain(|one| self.seen.len() < MAX_ASKED && self.seen.insert(one.clone()));
+            if left.is_empty() {
+                return;
             }
-            Err(error) => {
-                let why = with_causes(&error);
-                log::warn!("a node does not give the journal addr={address} error={why:?}");
-                asked.silent.push((format!("the node at {address}"), why));
+            for batch in std::mem::take(&mut left).chunks(ASKED_AT_ONCE) {
+                let answers: Vec<Result<_, CallError>> = thread::scope(|scope| {
+                    let asking = batch.iter().map(|one| scope.spawn(move || ask(one, recovery)));
+                    let asking: Vec<_> = asking.collect();
+                    let answers = asking.into_iter().map(|one| one.join());
+                    answers.map(|one| one.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+                });
+                for (address, answer) in batch.iter().zip(answers) {
+                    left.extend(self.take(address, answer));
+                }
             }
         }
     }
-    asked
+
+    /// Takes an answer in, and returns the nodes that it names.
+    fn take(
+        &mut self,
+        address: &Address,
+        answer: Result<(Node, Option<JournalHead>), CallError>,
+    ) -> Vec<Address> {
+        let (node, head) = match answer {
+            Ok(answer) => answer,
+            Err(error) => {
+                let why = with_causes(&error);
+                log::warn!("a node does not give the journal addr={address} error={why:?}");
+                self.silent.push((format!("the node at {address}"), why));
+                return Vec::new();
+            }
+        };
+        log::info!("{} keeps {:?} of the journal", node.name, node.kept);
+        self.nodes.insert(address.clone(), node);
+        let Some(head) = head else { return Vec::new() };
+        let named = head.keepers.values().cloned().collect();
+        let order = |head: &JournalHead| (head.generation, head.sequence, head.time);
+        if self.head.as_ref().is_none_or(|newest| order(newest) < order(&head)) {
+            self.head = Some(head);
+        }
+        named
+    }
+
+    /// Asks nodes that what was found names. True when one of those that were not asked before has
+    /// more than was found: of this generation, or of a later one. `whole` is how many bytes were
+    /// found of it, where nothing is missing.
+    fn ask_more(
+        &mut self,
+        recovery: &Recovery,
+        addresses: Vec<Address>,
+        generation: u64,
+        whole: Option<u64>,
+    ) -> bool {
+        let before: BTreeSet<Address> = self.nodes.keys().cloned().collect();
+        let heard = self.head.as_ref().map(|head| (head.generation, head.sequence));
+        self.ask(recovery, addresses);
+        let is_more = |kept: &KeptGeneration| match kept.generation == generation {
+            true => whole.is_none_or(|bytes| kept.bytes > bytes),
+            false => kept.generation > generation,
+        };
+        let mut new = self.nodes.iter().filter(|(address, _)| !before.contains(*address));
+        new.any(|(_, node)| node.kept.iter().any(is_more))
+            || heard != self.head.as_ref().map(|head| (head.generation, head.sequence))
+    }
 }
 
 fn ask(address: &Address, recovery: &Recovery) -> Result<(Node, Option<JournalHead>), CallError> {
-    let dialing = Dialing { insecure_plaintext: recovery.insecure_plaintext, ..Dialing::default() };
+    let insecure_plaintext = recovery.insecure_plaintext;
+    let dialing =
+        Dialing { hello_timeout: HELLO_TIMEOUT, insecure_plaintext, ..Dialing::default() };
     let mut connection = Connection::open(address, &dialing, &Hello::new(Role::Main))?;
     let request = ReadJournal { secret: recovery.key.reading(), generation: 0, offset: 0 };
     let reply = connection.call(&request)?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use p2pdfs::wire::admin::StatusReply;
+
 use crate::harness::{Setup, TestCluster, bytes};
 
 /// A file system in memory, of so many bytes and files. Needs root.
@@ -97,4 +99,32 @@ fn on_a_full_disk_removing_still_works_and_makes_room() {
     let last = format!("/file-{}", stored - 1);
     assert!(cli.run(&["cat", &last]).stdout == bytes(400 + stored as u64 - 1, 3 << 20));
     cluster.stop_and_check();
+}
+
+#[test]
+fn a_keeper_whose_disk_is_full_says_so_and_another_takes_its_place() {
+    let Some(disk) = Tmpfs::new("size=120M") else { return };
+    let mut cluster = Setup::new(1).nodes_in(&disk.path()).space("100M").start();
+    cluster.nodes_elsewhere();
+    let has = |status: &StatusReply, wanted: &[u32]| {
+        let keepers: Vec<u32> = status.journal.keepers.iter().map(|keeper| keeper.0).collect();
+        keepers == wanted && status.journal.lag_ms == 0
+    };
+    for _ in 0..2 {
+        cluster.add_node();
+    }
+    cluster.wait_status("three keep the journal", |status| has(status, &[1, 2, 3]));
+    cluster.add_node();
+    cluster.wait_alive(4);
+    // Somebody else takes all that is left.
+    let mut other = std::fs::File::create(disk.path().join("other")).expect("a file");
+    while std::io::Write::write_all(&mut other, &[7; 4096]).is_ok() {}
+    for number in 0..8 {
+        let (path, content) = (format!("/file-{number}"), bytes(600 + number, 9000));
+        cluster.cli().run_with(&["put", "--copies", "2", "-", &path], &content).ok();
+    }
+    cluster.main().wait_for("a node cannot keep the journal node=1");
+    cluster.wait_status("the fourth keeps it, and all is safe", |status| has(status, &[2, 3, 4]));
+    std::fs::remove_file(disk.path().join("other")).expect("there is room again");
+    cluster.stop_and_check().assert_copies("/", 2);
 }

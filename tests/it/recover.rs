@@ -93,7 +93,11 @@ fn the_catalog_of_a_hundred_thousand_files_outlives_the_main_servers_disk() {
 
 /// Recovers, and leaves the new main server running.
 pub fn recover(cluster: &mut TestCluster, key: &Path, more: &[&str]) -> String {
-    let command = recovery(cluster, key, 1, more);
+    recover_from(cluster, key, 1, more)
+}
+
+fn recover_from(cluster: &mut TestCluster, key: &Path, node: usize, more: &[&str]) -> String {
+    let command = recovery(cluster, key, node, more);
     cluster.start_main_as(command);
     // The settings are new, as their key is.
     let copy = cluster.path().join("client.toml");
@@ -207,6 +211,77 @@ fn a_piece_that_is_missing_is_named_and_never_passed_over() {
     recover(&mut cluster, &key, &["--until", &until]);
     cluster.wait_alive(3);
     cluster.cli().ok(&["cat", "/0"]);
+}
+
+fn put(cluster: &TestCluster, path: &str, seed: u64) {
+    cluster.cli().run_with(&["put", "--copies", "2", "-", path], &bytes(seed, 1000)).ok();
+}
+
+/// The numbers of the nodes that keep the journal.
+fn keepers(status: &StatusReply) -> Vec<u32> {
+    status.journal.keepers.iter().map(|keeper| keeper.0).collect()
+}
+
+#[test]
+fn an_orderly_end_loses_nothing_even_with_a_keeper_down_and_in_a_later_generation() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    let begun = cluster.wait_status("all keep the journal", |status| {
+        is_caught_up(status) && status.journal.keepers.len() == 3
+    });
+    // Nothing is waited for between the last change and the end.
+    put(&cluster, "/first", 1);
+    assert!(cluster.main().stop().success());
+    cluster.start_main();
+    cluster.wait_alive(3);
+    let rolled = cluster.wait_status("the next generation is there", |status| {
+        is_caught_up(status) && status.journal.generation > begun.journal.generation
+    });
+    put(&cluster, "/second", 2);
+    assert!(cluster.main().stop().success());
+    fs::remove_dir_all(cluster.main_dir()).expect("its directory");
+    cluster.node(2).kill();
+
+    let said = recover(&mut cluster, &key, &[]);
+    assert!(said.contains(&format!("generation {},", rolled.journal.generation)), "{said}");
+    assert!(said.contains("did not answer"), "{said}");
+    cluster.start_node(2);
+    cluster.wait_alive(3);
+    for (path, seed) in [("/first", 1), ("/second", 2)] {
+        assert!(cluster.cli().run(&["cat", path]).stdout == bytes(seed, 1000), "{path}");
+    }
+    // What the nodes heard is in it, so it is the one to obey.
+    let status = cluster.status();
+    assert!(status.notices.iter().all(|notice| notice.code != "unadopted"), "{status:?}");
+    cluster.settle_and_check().assert_copies("/", 2);
+}
+
+#[test]
+fn keepers_that_no_node_names_are_found_by_what_an_old_one_keeps() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    cluster.wait_status("all keep the journal", |status| {
+        is_caught_up(status) && status.journal.keepers.len() == 3
+    });
+    for _ in 0..2 {
+        cluster.add_node();
+    }
+    cluster.wait_alive(5);
+    cluster.wait_status("their joining is on two nodes", is_caught_up);
+    wait_all_have_all(&cluster);
+    // The first knows of no other keepers than these three.
+    (0..3).for_each(|index| cluster.node(index).kill());
+    cluster.wait_status("the others keep it", |status| {
+        keepers(status) == [4, 5] && is_caught_up(status)
+    });
+    put(&cluster, "/late", 7);
+    cluster.wait_status("it is on both", is_caught_up);
+    lose_main(&mut cluster);
+    cluster.start_node(0);
+
+    recover_from(&mut cluster, &key, 0, &[]);
+    cluster.wait_alive(3);
+    assert!(cluster.cli().run(&["cat", "/late"]).stdout == bytes(7, 1000));
 }
 
 #[test]

@@ -155,7 +155,7 @@ pub(super) fn latest_time(conn: &Connection) -> Done<WallTime> {
 }
 
 /// How a standing is written down.
-fn number_of(standing: Standing) -> u8 {
+pub(super) fn number_of(standing: Standing) -> u8 {
     match standing {
         Standing::Member => 0,
         Standing::Draining => 1,

@@ -10,11 +10,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::changes::quoted;
 use super::encoded::{Item, Items};
+use super::nodes;
 use super::rows::unsigned;
 use super::schema;
 use super::writer::Sums;
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Standing};
 use crate::durable;
+use crate::ids::Address;
 
 /// A catalog in the making. It stands under another name until `finish`; dropped, nothing of it
 /// stays that a start would take for a catalog.
@@ -103,6 +105,16 @@ impl Rebuild {
             }
         }
         Ok(())
+    }
+
+    /// Where the nodes can be reached that belong to it, as far as it is built.
+    pub fn addresses(&self) -> Result<Vec<Address>, CatalogError> {
+        let sql = "SELECT address FROM nodes WHERE address IS NOT NULL AND standing <> ?";
+        let mut statement = self.conn.prepare(sql).map_err(engine)?;
+        let left = nodes::number_of(Standing::Left);
+        let rows = statement.query_map((left,), |row| row.get::<_, String>(0)).map_err(engine)?;
+        let texts = rows.collect::<rusqlite::Result<Vec<_>>>().map_err(engine)?;
+        Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
     }
 
     /// Lets this key open the first administrator's account, besides those that do already; returns
