@@ -76,7 +76,7 @@ fn confirm(
     lease_until: WallTime,
 ) -> Done<Result<ChunkRecord, Refusal>> {
     let Confirmation { id, serial, length, node, .. } = *said;
-    let mark = condemned::mark(&books.conn, node, serial)?;
+    let mark = condemned::mark(books, node, serial)?;
     if mark.is_some_and(|mark| mark.is_final()) {
         return Ok(Err(Refusal::Superseded { id, serial }));
     }
@@ -110,12 +110,18 @@ fn confirmed_chunk(
     lease_until: WallTime,
 ) -> Done<Option<ChunkRow>> {
     let Confirmation { account, id, serial, length, wanted, .. } = *said;
-    if let Some(row) = chunk_by_id(&books.conn, account, &id)? {
-        return Ok((row.record.serial == serial).then_some(row));
+    // By serial first: rows that came together stand together, while ids are all over their index.
+    let recorded = chunk_by_serial(&books.conn, serial)?;
+    let is_its_own = |row: &ChunkRow| row.record.account == account && row.record.id == id;
+    if recorded.as_ref().is_some_and(is_its_own) {
+        return Ok(recorded);
+    }
+    if chunk_by_id(&books.conn, account, &id)?.is_some() {
+        return Ok(None);
     }
     let was_given_out = serial.0 > 0 && serial.0 < books.sums.next;
     if !was_given_out
-        || chunk_by_serial(&books.conn, serial)?.is_some()
+        || recorded.is_some()
         || condemned::is_condemned_somewhere(&books.conn, serial)?
     {
         return Ok(None);

@@ -93,9 +93,30 @@ pub(super) fn commit_files(
     // Whoever asked may not have heard yet that a node was struck off.
     let left = left(&books.conn)?;
     let live: LiveNodes = live.difference(&left).copied().collect();
+    // Most of the time no file is refused. A savepoint for each of many costs as much as the files:
+    // SQLite keeps every page that is changed under it once more, and walks that list at its end.
+    let all = |books: &mut Books| -> Done<Vec<Committed>> {
+        files.iter().map(|file| commit_file(books, account, now, &live, file)).collect()
+    };
+    match books.whole(all) {
+        Ok(committed) => Ok(committed.into_iter().map(Ok).collect()),
+        Err(Stop::Refused(refusal)) if files.len() == 1 => Ok(vec![Err(refusal)]),
+        Err(Stop::Refused(_)) => commit_apart(books, account, now, &live, files),
+        Err(stop) => Err(stop),
+    }
+}
+
+/// Commits the files each on its own, so that one that is refused takes no other with it.
+fn commit_apart(
+    books: &mut Books,
+    account: AccountId,
+    now: WallTime,
+    live: &LiveNodes,
+    files: &[NewFile],
+) -> Done<Vec<Result<Committed, Refusal>>> {
     let mut answers = Vec::with_capacity(files.len());
     for file in files {
-        match books.whole(|books| commit_file(books, account, now, &live, file)) {
+        match books.whole(|books| commit_file(books, account, now, live, file)) {
             Ok(committed) => answers.push(Ok(committed)),
             Err(Stop::Refused(refusal)) => answers.push(Err(refusal)),
             Err(stop) => return Err(stop),
@@ -112,11 +133,12 @@ fn commit_file(
     file: &NewFile,
 ) -> Done<Committed> {
     let place = place(books, account, file)?;
-    let entry = match place.entry {
-        Some(entry) => entry,
-        None => add_entry(books, account, place.parent, place.name)?,
-    };
+    let entry = place.entry.unwrap_or_else(|| books.draw());
     let version = Version(books.draw());
+    match place.entry {
+        Some(entry) => set_version(books, entry, version)?,
+        None => add_entry(books, entry, account, place.parent, place.name, Some(version))?,
+    }
     let mut packer = Packer::new(version, file.copies, live);
     match &file.manifest {
         Manifest::Inline(chunks) => packer.add_all(books, account, chunks)?,
@@ -141,13 +163,17 @@ fn commit_file(
         file.executable,
         content.inline,
     ))?;
-    let sql = "UPDATE entries SET version = ? WHERE id = ?";
-    books.conn.prepare_cached(sql)?.execute((signed(version.0), signed(entry)))?;
     match place.current {
         Some(previous) => end_version(books, previous, now)?,
         None => books.sums.files += 1,
     }
     Ok(Committed { version, size: content.size, under_copied: content.under_copied })
+}
+
+fn set_version(books: &Books, entry: u64, version: Version) -> Done<()> {
+    let sql = "UPDATE entries SET version = ? WHERE id = ?";
+    books.conn.prepare_cached(sql)?.execute((signed(version.0), signed(entry)))?;
+    Ok(())
 }
 
 /// Where a file goes.

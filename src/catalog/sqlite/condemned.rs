@@ -39,8 +39,12 @@ fn why(row: &Row<'_>, column: usize) -> Done<Condemned> {
 }
 
 /// How this copy is condemned, if it is.
-pub(super) fn mark(conn: &Connection, node: NodeId, serial: Serial) -> Done<Option<Mark>> {
-    Ok(marks(conn, node, serial, serial)?.remove(&serial))
+pub(super) fn mark(books: &Books, node: NodeId, serial: Serial) -> Done<Option<Mark>> {
+    // Most of the time nothing is condemned at all, and this is asked for every copy confirmed.
+    if books.sums.condemned == 0 {
+        return Ok(None);
+    }
+    Ok(marks(&books.conn, node, serial, serial)?.remove(&serial))
 }
 
 /// What is condemned on the node, of these serials.
@@ -111,7 +115,7 @@ pub(super) fn condemn_late_copy(
     serial: Serial,
     length: u32,
 ) -> Done<()> {
-    if mark(&books.conn, node, serial)?.is_some() {
+    if mark(books, node, serial)?.is_some() {
         return Ok(());
     }
     let why = Condemned::Unreferred;

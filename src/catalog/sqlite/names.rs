@@ -88,23 +88,38 @@ pub(super) fn make_directories(
         parent = match child(&books.conn, account, parent, name)? {
             Some(node) if node.is_directory() => node.id,
             Some(_) => return Err(Refusal::NotADirectory(walked).into()),
-            None => add_entry(books, account, parent, name)?,
+            None => add_directory(books, account, parent, name)?,
         };
     }
     Ok(parent)
 }
 
-/// Adds a name, as a directory's until a version is set.
-pub(super) fn add_entry(
+/// Adds a directory.
+pub(super) fn add_directory(
     books: &mut Books,
     account: AccountId,
     parent: u64,
     name: &str,
 ) -> Done<u64> {
     let id = books.draw();
-    let sql = "INSERT INTO entries (id, account, parent, name) VALUES (?, ?, ?, ?)";
-    books.conn.prepare_cached(sql)?.execute((signed(id), account.0, signed(parent), name))?;
+    add_entry(books, id, account, parent, name, None)?;
     Ok(id)
+}
+
+/// Adds a name under a number that was drawn for it: of a file with this version, or of a directory.
+pub(super) fn add_entry(
+    books: &Books,
+    id: u64,
+    account: AccountId,
+    parent: u64,
+    name: &str,
+    version: Option<Version>,
+) -> Done<()> {
+    let version = version.map(|version| signed(version.0));
+    let sql = "INSERT INTO entries (id, account, parent, name, version) VALUES (?, ?, ?, ?, ?)";
+    let row = (signed(id), account.0, signed(parent), name, version);
+    books.conn.prepare_cached(sql)?.execute(row)?;
+    Ok(())
 }
 
 macro_rules! entry_columns {

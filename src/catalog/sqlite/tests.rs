@@ -185,7 +185,7 @@ fn a_panic_in_an_operation_reaches_its_caller_and_nothing_else() {
     let (_dir, catalog) = new();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         catalog.change("panic", |books| -> Done<()> {
-            names::add_entry(books, A, names::ROOT, "half-made")?;
+            names::add_directory(books, A, names::ROOT, "half-made")?;
             panic!("a planted panic");
         })
     }));

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::expiry::PURGED;
-use super::names::{ROOT, add_entry, child, find, find_directory, make_directories};
+use super::names::{ROOT, add_directory, child, find, find_directory, make_directories};
 use super::rows::{Done, Stop, signed, time, unsigned};
 use super::writer::Books;
 use crate::catalog::Refusal;
@@ -37,7 +37,7 @@ pub(super) fn make_directory(
         false => find_directory(&books.conn, account, &parent)?,
     };
     match child(&books.conn, account, parent, name)? {
-        None => add_entry(books, account, parent, name).map(|_| ()),
+        None => add_directory(books, account, parent, name).map(|_| ()),
         Some(node) if parents && node.is_directory() => Ok(()),
         Some(_) => Err(exists().into()),
     }
