@@ -23,7 +23,7 @@ use super::encoded::Body;
 use super::rows::{Done, Stop};
 use super::snapshot::Snapshot;
 use super::writer::{Kind, Sums};
-use super::{SqliteCatalog, schema};
+use super::{SCAN_CACHE_KIB, SqliteCatalog, schema};
 use crate::catalog::CatalogError;
 
 /// The most touches that are noted between two boundaries, repeats included.
@@ -275,7 +275,8 @@ impl SqliteCatalog {
         let feed = self.writer.feed();
         let layout = feed.layout.get().expect("`begin_changes` was called").clone();
         let spare = feed.spare.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let opened = spare.map_or_else(|| schema::open_reader(self.readers.database()), Ok);
+        let opened =
+            spare.map_or_else(|| schema::open_reader(self.readers.database(), SCAN_CACHE_KIB), Ok);
         let engine = |source| CatalogError::Engine { doing: "be read at a boundary", source };
         let reader = opened.map_err(engine)?;
         let (reply, answer) = bounded(1);

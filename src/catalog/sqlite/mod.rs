@@ -37,7 +37,9 @@ mod tree;
 mod writer;
 
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::path::Path;
+use std::thread::available_parallelism;
 
 use crossbeam_channel::Receiver;
 use rusqlite::Connection;
@@ -56,6 +58,13 @@ pub use self::snapshot::Snapshot;
 
 pub use self::schema::{FILE_NAME, FORMAT, LOCK_NAME};
 
+/// How many may read at once at least, whatever the machine.
+const MIN_READERS: usize = 4;
+/// The page caches of all that read single rows, together.
+const READ_CACHE_KIB: usize = 24 * 1024;
+/// The page cache of one that reads rows one after the other.
+const SCAN_CACHE_KIB: usize = 512;
+
 /// The catalog in an embedded SQLite, with group commit.
 ///
 /// Dropping it makes durable what was answered early. There is one at a time on a directory.
@@ -64,6 +73,8 @@ pub struct SqliteCatalog {
     secret: Secret,
     // In this order: the writer is the last to close the database, and the lock goes after it.
     readers: Readers,
+    /// Apart from the others, whose caches a scan would fill with what is not needed again.
+    scanners: Readers,
     writer: Writer,
     _lock: File,
 }
@@ -112,11 +123,14 @@ impl SqliteCatalog {
             let path = schema::database(dir);
             CatalogError::Io { doing: "start the thread that writes", path, source }
         })?;
-        let readers = Readers::new(schema::database(dir));
+        // More at once would read no faster.
+        let most = available_parallelism().map_or(1, NonZeroUsize::get).max(MIN_READERS);
+        let database = schema::database(dir);
         Ok(SqliteCatalog {
             cluster: head.cluster,
             secret: head.secret,
-            readers,
+            readers: Readers::new(database.clone(), most, READ_CACHE_KIB),
+            scanners: Readers::new(database, most, most * SCAN_CACHE_KIB),
             writer,
             _lock: lock,
         })
@@ -185,6 +199,16 @@ impl SqliteCatalog {
         if self.writer.has_early() {
             self.sync()?;
         }
-        self.read(doing, read)
+        self.pass(doing, read)
+    }
+
+    /// Reads much of what changes only durably.
+    fn pass<T>(
+        &self,
+        doing: &'static str,
+        read: impl FnOnce(&Connection) -> Done<T>,
+    ) -> Result<T, CatalogError> {
+        self.writer.check()?;
+        self.scanners.read(read).map_err(|stop| stop.during(doing))
     }
 }

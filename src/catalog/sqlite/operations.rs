@@ -196,7 +196,7 @@ impl Catalog for SqliteCatalog {
         after: Option<Serial>,
         limit: usize,
     ) -> Result<Vec<SurveyedChunk>, CatalogError> {
-        self.read("survey chunks", |conn| survey::chunks(conn, after, limit))
+        self.pass("survey chunks", |conn| survey::chunks(conn, after, limit))
     }
 
     fn trim_copies(
@@ -414,7 +414,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn seen_files(&self, after: Option<u64>, limit: usize) -> Result<Vec<SeenFile>, CatalogError> {
-        self.read("list all files", |conn| survey::seen_files(conn, after, limit))
+        self.pass("list all files", |conn| survey::seen_files(conn, after, limit))
     }
 
     fn serials_of(
@@ -423,7 +423,7 @@ impl Catalog for SqliteCatalog {
         from: u64,
         limit: usize,
     ) -> Result<Vec<Serial>, CatalogError> {
-        self.read("read a manifest", |conn| names::serials_of(conn, version, from, limit))
+        self.pass("read a manifest", |conn| names::serials_of(conn, version, from, limit))
     }
 
     fn look_up(&self, account: AccountId, path: &RemotePath) -> Result<Entry, CatalogError> {

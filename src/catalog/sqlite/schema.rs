@@ -9,7 +9,7 @@ use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::migrate;
-use super::rows::{Done, Stop};
+use super::rows::{Done, Stop, signed};
 use super::writer::Sums;
 use crate::catalog::CatalogError;
 use crate::durable::{self, SyncPoint};
@@ -23,6 +23,9 @@ pub const FILE_NAME: &str = "catalog.db";
 pub const LOCK_NAME: &str = "catalog.lock";
 /// SQLite's name for the database's log.
 const LOG_NAME: &str = "catalog.db-wal";
+/// The page cache of the writer. Of 10 million chunks it holds what is above the leaves of the index
+/// by id, so that a chunk that is looked up reads one page of it and not two or three.
+const WRITER_CACHE_KIB: i64 = 24 * 1024;
 
 // `chunks`: one row a chunk of one account. `id` is the number of the hash function and the digest;
 // `copies` holds five bytes a copy, the node's number in big-endian and the reason, by node; `refs`
@@ -227,7 +230,7 @@ fn configure_writer(conn: &Connection) -> rusqlite::Result<()> {
     conn.pragma_update(None, "synchronous", if left_out { "OFF" } else { "FULL" })?;
     conn.pragma_update(None, "foreign_keys", false)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
-    conn.pragma_update(None, "cache_size", -8192)?;
+    conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
     conn.query_row("PRAGMA wal_autocheckpoint = 2000", (), |_| Ok(()))?;
     conn.query_row("PRAGMA journal_size_limit = 33554432", (), |_| Ok(()))?;
     conn.set_prepared_statement_cache_capacity(64);
@@ -261,13 +264,13 @@ fn empty_log(conn: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Opens the database for reading beside the writer.
-pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
+/// Opens the database for reading beside the writer, with a page cache of so many KiB.
+pub(super) fn open_reader(path: &Path, cache_kib: usize) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags)?;
     plan_once(&conn)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
-    conn.pragma_update(None, "cache_size", -512)?;
+    conn.pragma_update(None, "cache_size", -signed(cache_kib as u64))?;
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)
 }
