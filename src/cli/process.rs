@@ -48,7 +48,8 @@ fn start_time(pid: u32) -> Option<(u64, bool)> {
 pub struct Running(OwnedFd);
 
 impl Running {
-    fn open(pid: u32) -> io::Result<Running> {
+    /// A handle to a process that is a child of ours: its number is not used again meanwhile.
+    pub fn open(pid: u32) -> io::Result<Running> {
         let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Running(pidfd_open(pid, PidfdFlags::empty())?))

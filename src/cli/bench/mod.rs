@@ -2,16 +2,16 @@
 //!
 //! Each round stores fresh content, compares all that it reads with what was put, and is removed.
 
-mod content;
-mod interrupt;
-mod machine;
-mod measure;
-mod place;
-mod report;
+pub mod content;
+pub mod interrupt;
+pub mod machine;
+pub mod measure;
+pub mod place;
+pub mod report;
 mod stored;
-mod tree;
-mod usage;
-mod workloads;
+pub mod tree;
+pub mod usage;
+pub mod workloads;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -85,7 +85,8 @@ pub struct BenchArgs {
     quick: bool,
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
+/// A duration as the command line has it.
+pub fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.01..=86_400.0).contains(seconds));
     seconds.ok_or_else(|| format!("a number of seconds from 0.01 to 86400, not {text:?}"))
 }

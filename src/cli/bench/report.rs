@@ -114,7 +114,7 @@ pub struct RoundRow {
 }
 
 /// What a round's limit is divided by, and in words what the limit is.
-fn limit_of(workload: Workload, copies: u8, disk_is_shared: bool) -> (f64, &'static str) {
+pub fn limit_of(workload: Workload, copies: u8, disk_is_shared: bool) -> (f64, &'static str) {
     match workload {
         Workload::PutLarge if disk_is_shared => {
             (f64::from(copies), "synced disk writes, divided by the copies")
@@ -202,7 +202,7 @@ fn processes(measured: &[Measured]) -> Option<Vec<ProcessRow>> {
 }
 
 /// A number in as many digits as say something.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value {
         ..10.0 => format!("{value:.2}"),
         ..100.0 => format!("{value:.1}"),
@@ -210,14 +210,16 @@ fn short(value: f64) -> String {
     }
 }
 
-fn spread(of: &Spread, rounds: usize, show: impl Fn(f64) -> String) -> String {
+/// The median, and the least and the most where there are several.
+pub fn spread(of: &Spread, rounds: usize, show: impl Fn(f64) -> String) -> String {
     match rounds {
         1 => show(of.median),
         _ => format!("{} ({}-{})", show(of.median), show(of.min), show(of.max)),
     }
 }
 
-fn time(us: f64) -> String {
+/// A duration in the unit that suits it.
+pub fn time(us: f64) -> String {
     match us {
         ..1000.0 => format!("{us:.0} us"),
         ..1_000_000.0 => format!("{} ms", short(us / 1000.0)),

@@ -1,6 +1,7 @@
 //! The workloads, each with the machine's own limit for it measured just before. Only what stands
 //! between `watch` and its end is measured; what is stored and read is compared outside of it.
 
+use std::fmt::Display;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +23,9 @@ use crate::client::{Client, LocalKind, PutOptions, Quiet, Source, Upload, walk_l
 use crate::remote_path::RemotePath;
 
 /// Threads that read back what was stored, to compare it.
-const COMPARERS: usize = 8;
+pub const COMPARERS: usize = 8;
 /// Part of the time that single operations run before they are measured: connections are made.
-const WARM_UP: u32 = 10;
+pub const WARM_UP: u32 = 10;
 
 /// What can be measured, in the order in which it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -84,6 +85,17 @@ pub struct Sizes {
     pub copies: u8,
 }
 
+impl Sizes {
+    /// The single operations of a workload, for one part in `part` of their time.
+    pub fn repeated(&self, workload: Workload, part: u32) -> Repeated {
+        Repeated {
+            threads: workload.at_once(),
+            time: Duration::from_secs_f64(self.seconds) / part,
+            bytes_each: tree::FILE_BYTES as u64,
+        }
+    }
+}
+
 /// One workload of one round.
 #[derive(Debug, Clone)]
 pub struct Measured {
@@ -121,7 +133,12 @@ pub struct Compared {
 
 impl Compared {
     /// Counts what was read of a file; fails unless it is, in its full length, what was put.
-    fn count(&self, path: &RemotePath, comparison: &Comparison, bytes: u64) -> Result<(), Failure> {
+    pub fn count(
+        &self,
+        path: &impl Display,
+        comparison: &Comparison,
+        bytes: u64,
+    ) -> Result<(), Failure> {
         let wrong = match comparison.first_wrong {
             Some(at) => format!("byte {at} is the first that differs"),
             None if comparison.bytes != bytes => {
@@ -309,7 +326,7 @@ impl Round<'_> {
         let content = self.content.derived(100 + workload.at_once() as u64);
         self.make_directory(&self.in_store(&name))?;
         said("measuring creation of synced files");
-        let repeated = self.repeated(workload, 1);
+        let repeated = self.sizes.repeated(workload, 1);
         let limit = machine::create_and_sync(self.disk, &repeated, self.interrupt)?;
         machine::settle(self.disk)?;
         let put = |of: &str, content: Content, number: u64| {
@@ -319,7 +336,8 @@ impl Round<'_> {
         said("warming up");
         let warm = content.derived(u64::MAX);
         let prepare = || Ok(());
-        self.repeated(workload, WARM_UP)
+        self.sizes
+            .repeated(workload, WARM_UP)
             .run(self.interrupt, prepare, |(), number| put("warm", warm, number))?;
         said("measuring");
         let (run, usage) = self.watch(|| {
@@ -328,14 +346,6 @@ impl Round<'_> {
         said("comparing");
         self.compare_small(run.operations, content, |n| self.in_store(&format!("{name}/f{n}")))?;
         Ok(Measured { limit, run, usage })
-    }
-
-    fn repeated(&self, workload: Workload, part: u32) -> Repeated {
-        Repeated {
-            threads: workload.at_once(),
-            time: Duration::from_secs_f64(self.sizes.seconds) / part,
-            bytes_each: tree::FILE_BYTES as u64,
-        }
     }
 
     fn put_one(&self, to: RemotePath, bytes: Vec<u8>) -> Result<Duration, Failure> {
@@ -358,7 +368,7 @@ impl Round<'_> {
         }
         machine::settle(self.disk)?;
         said("measuring raw round trips");
-        let repeated = self.repeated(workload, 1);
+        let repeated = self.sizes.repeated(workload, 1);
         let limit = machine::round_trips(&repeated, self.interrupt)?;
         let content = self.tree_content();
         let get = |(): &mut (), number: u64| {
@@ -367,7 +377,7 @@ impl Round<'_> {
             self.get_one(&self.in_tree(number), content.derived(number))
         };
         said("warming up");
-        self.repeated(workload, WARM_UP).run(self.interrupt, || Ok(()), get)?;
+        self.sizes.repeated(workload, WARM_UP).run(self.interrupt, || Ok(()), get)?;
         said("measuring");
         let (run, usage) = self.watch(|| repeated.run(self.interrupt, || Ok(()), get))?;
         Ok(Measured { limit, run, usage })
