@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Address, ChunkId, NodeId};
@@ -14,7 +15,7 @@ use crate::wire::{Fault, FaultCode};
 pub enum ClientError {
     /// Nobody answered at the main server's address for as long as the client is patient.
     #[error("no main server answers at {address}")]
-    NoMainServer { address: Address, waited: Duration, source: Box<CallError> },
+    NoMainServer { address: Address, waited: Duration, source: Arc<CallError> },
     /// Plain text would leave this machine, and nobody said that it may.
     #[error("{0} is not on this machine, and the connection would not be encrypted")]
     NotLoopback(Address),
@@ -26,7 +27,7 @@ pub enum ClientError {
     Refused(#[from] Fault),
     /// A node that was needed did not do its part for as long as the client is patient.
     #[error("node {node} does not do its part")]
-    Node { node: NodeId, source: Box<CallError> },
+    Node { node: NodeId, source: Arc<CallError> },
     #[error("cannot {doing} {path:?}")]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     /// The file was written to while it was being stored: what was read may never have existed.
@@ -77,6 +78,31 @@ impl ClientError {
                 source.fault()
             }
             _ => None,
+        }
+    }
+
+    /// The error of an exchange with the main server, for another one whose exchange it was too.
+    pub(super) fn again(&self) -> ClientError {
+        match self {
+            ClientError::NoMainServer { address, waited, source } => {
+                let (address, waited, source) = (address.clone(), *waited, source.clone());
+                ClientError::NoMainServer { address, waited, source }
+            }
+            ClientError::NotLoopback(address) => ClientError::NotLoopback(address.clone()),
+            ClientError::NotAMainServer { address, what } => {
+                ClientError::NotAMainServer { address: address.clone(), what: what.clone() }
+            }
+            ClientError::Refused(fault) => ClientError::Refused(fault.clone()),
+            ClientError::Unsuitable(what) => ClientError::Unsuitable(what),
+            ClientError::Cancelled => ClientError::Cancelled,
+            // No exchange with the main server ends so.
+            ClientError::Node { .. }
+            | ClientError::Io { .. }
+            | ClientError::Changed
+            | ClientError::Name(_)
+            | ClientError::Damaged { .. }
+            | ClientError::NoCopy { .. }
+            | ClientError::Worker => ClientError::Worker,
         }
     }
 

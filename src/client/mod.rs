@@ -7,6 +7,7 @@
 
 mod cluster;
 mod connections;
+mod desk;
 mod error;
 mod get;
 mod observer;
@@ -15,6 +16,7 @@ mod put;
 mod read_chunk;
 #[cfg(test)]
 mod tests;
+mod together;
 mod tree;
 mod verify;
 mod versions;
@@ -37,6 +39,7 @@ pub use verify::{CopyProblem, ProblemCopy, VerifiedFile, Wholeness};
 use connections::{Connections, Peer};
 use error::is_transient;
 use patience::Tries;
+use together::Together;
 use workers::Workers;
 
 use crate::ids::{Address, NodeId, RequestId, Secret, Version};
@@ -84,6 +87,7 @@ struct Inner {
     settings: Settings,
     to_main: Connections,
     to_nodes: Connections,
+    together: Together,
     workers: Workers,
     cancel: Cancel,
     /// Held for reading while a thread has a temporary file of its own: whoever ends the work waits
@@ -117,6 +121,7 @@ impl Client {
             settings,
             to_main,
             to_nodes,
+            together: Together::new(),
             workers,
             cancel,
             has_temporary: RwLock::new(()),
@@ -239,7 +244,7 @@ impl Inner {
                 ClientError::NotAMainServer { address, what }
             }
             CallError::NotLoopback(address) => ClientError::NotLoopback(address),
-            source => ClientError::NoMainServer { address, waited, source: Box::new(source) },
+            source => ClientError::NoMainServer { address, waited, source: Arc::new(source) },
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reading chunks from one node: what is asked for, what came, and whether it is what it should be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::ids::{Address, ChunkId, NodeId};
@@ -7,7 +8,7 @@ use crate::token::Token;
 use crate::wire::connection::CallError;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::to_main::{BadCopy, LocatedChunk};
-use crate::wire::to_node::{Fetch, FetchChunk};
+use crate::wire::to_node::FetchChunk;
 use crate::wire::{Fault, FaultCode};
 
 use super::Inner;
@@ -40,7 +41,7 @@ pub(super) fn read_chunks(
     address: &Address,
     wanted: &[Wanted],
     payload: &mut PayloadBuffer,
-) -> Result<Vec<Read>, CallError> {
+) -> Result<Vec<Read>, Arc<CallError>> {
     let reads = check_chunks(inner, node, address, wanted, payload)?;
     for (read, wanted) in reads.iter().zip(wanted) {
         if let Err(fault) = read
@@ -59,23 +60,13 @@ pub(super) fn check_chunks(
     address: &Address,
     wanted: &[Wanted],
     payload: &mut PayloadBuffer,
-) -> Result<Vec<Read>, CallError> {
+) -> Result<Vec<Read>, Arc<CallError>> {
     let chunks = wanted
         .iter()
         .map(|w| FetchChunk { token: w.token.clone(), offset: 0, length: None })
         .collect();
-    let request = Fetch { chunks };
-    let outcomes = inner.with_node(node, address, |connection| {
-        connection.set_answer_timeout(FIRST_BYTE);
-        connection.send(&request, &[])?;
-        let reply = connection.receive::<Fetch>()?;
-        connection.read_payload(payload, |_| {})?;
-        Ok(reply.chunks.into_vec())
-    })?;
-    if outcomes.len() != wanted.len() {
-        let what = format!("{} answers to {} chunks", outcomes.len(), wanted.len());
-        return Err(CallError::BadReply { address: address.clone(), what });
-    }
+    let bytes = wanted.iter().map(|wanted| wanted.length as usize).sum();
+    let outcomes = inner.fetch(node, address, chunks, bytes, payload)?;
     let mut at = 0usize;
     let mut reads = Vec::with_capacity(wanted.len());
     for (outcome, wanted) in outcomes.into_iter().zip(wanted) {

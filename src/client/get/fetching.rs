@@ -311,7 +311,7 @@ fn fetch(
     let wanted: Vec<Wanted> = tasks.iter().map(|task| Wanted::of(&task.chunk, task.copy)).collect();
     let read = match &address {
         Some(address) => read_chunks(inner, node, address, &wanted, &mut buffer)
-            .map_err(|error| (with_causes(&error), is_node_failure(&error))),
+            .map_err(|error| (with_causes(&*error), is_node_failure(&error))),
         None => Err(("it has no address".to_string(), true)),
     };
     match read {

@@ -6,7 +6,7 @@ use super::{Event, FetchedFile, FileKey, FileState, Get, Target};
 use crate::client::ClientError;
 use crate::client::observer::Report;
 use crate::remote_path::RemotePath;
-use crate::wire::to_main::{Open, OpenFile, OpenReply, OpenedFile};
+use crate::wire::to_main::{OpenFile, OpenReply, OpenedFile};
 use crate::wire::{MAX_ITEMS, Outcome};
 use std::ffi::OsStr;
 use std::path::Path;
@@ -57,8 +57,7 @@ impl Get<'_> {
         let inner = self.inner.clone();
         self.start(move || {
             let files = asked.iter().map(|(_, request)| request.clone()).collect();
-            let reply = inner.call(&Open { files, explain: false });
-            Event::Opened(OpenDone { asked, reply })
+            Event::Opened(OpenDone { reply: inner.open(files), asked })
         });
     }
 

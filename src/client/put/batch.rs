@@ -105,19 +105,19 @@ pub(super) struct Batch {
 
 /// A chunk in memory.
 #[derive(Clone)]
-pub(super) struct PieceRef {
+pub(in crate::client) struct PieceRef {
     batch: Arc<Batch>,
     number: usize,
 }
 
 impl PieceRef {
     /// All pieces of a batch.
-    pub fn all(batch: Batch) -> impl Iterator<Item = PieceRef> {
+    pub(super) fn all(batch: Batch) -> impl Iterator<Item = PieceRef> {
         let batch = Arc::new(batch);
         (0..batch.pieces.len()).map(move |number| PieceRef { batch: batch.clone(), number })
     }
 
-    pub fn piece(&self) -> &Piece {
+    pub(super) fn piece(&self) -> &Piece {
         &self.batch.pieces[self.number]
     }
 

@@ -1,15 +1,14 @@
 //! Making files visible.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::{FileKey, Input, ToRead};
 use super::{Delayed, Event, Put, StoredFile};
+use crate::client::ClientError;
 use crate::client::patience::pause_before;
-use crate::client::{ClientError, Inner};
-use crate::ids::{ChunkId, RequestId};
-use crate::wire::to_main::{Commit, CommitFile, CommitReply, CommittedFile, Stage};
+use crate::ids::ChunkId;
+use crate::wire::to_main::CommittedFile;
 use crate::wire::{Fault, FaultCode, MAX_ITEMS, MAX_PART_CHUNKS, Outcome};
 
 /// What the paths of one `commit` may take of its JSON, escapes included.
@@ -17,7 +16,7 @@ const PATH_BYTES: usize = 256 * 1024;
 
 pub(super) struct CommitDone {
     files: Vec<FileKey>,
-    reply: Result<CommitReply, ClientError>,
+    outcomes: Result<Vec<Outcome<CommittedFile>>, ClientError>,
 }
 
 impl Put<'_> {
@@ -52,15 +51,15 @@ impl Put<'_> {
         self.is_committing = true;
         let inner = self.inner.clone();
         self.start(move || {
-            let reply = commit(&inner, entries, stages);
-            Event::Committed(CommitDone { files, reply })
+            let staged = stages.iter().try_for_each(|stage| inner.call(stage).map(drop));
+            let outcomes = staged.and_then(|()| inner.commit(entries));
+            Event::Committed(CommitDone { files, outcomes })
         });
     }
 
     pub(super) fn commit_done(&mut self, done: CommitDone) -> Result<(), ClientError> {
         self.is_committing = false;
-        let outcomes = done.reply?.files.into_vec();
-        for (file, outcome) in done.files.into_iter().zip(outcomes) {
+        for (file, outcome) in done.files.into_iter().zip(done.outcomes?) {
             match outcome {
                 Outcome::Ok(committed) => self.file_done(file, &committed),
                 Outcome::Fault(fault) => self.file_refused(file, fault),
@@ -115,21 +114,4 @@ impl Put<'_> {
         let what = if again.is_empty() { Delayed::Files(vec![file]) } else { Delayed::Read(again) };
         self.delayed.push((at, what));
     }
-}
-
-/// Stages what must be staged and commits.
-fn commit(
-    inner: &Arc<Inner>,
-    files: Vec<CommitFile>,
-    stages: Vec<Stage>,
-) -> Result<CommitReply, ClientError> {
-    for stage in stages {
-        inner.call(&stage)?;
-    }
-    let (request_id, wanted) = (RequestId::random(), files.len());
-    let reply = inner.call(&Commit { request_id, files: files.into() })?;
-    if reply.files.len() != wanted {
-        return Err(ClientError::Unsuitable("the main server left out answers to a commit"));
-    }
-    Ok(reply)
 }

@@ -16,13 +16,14 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub(super) use batch::PieceRef;
 pub use files::{Source, Upload};
 
 use super::observer::{Observer, Report};
 use super::workers::Jobs;
 use super::{Addresses, Client, ClientError, Inner};
 use crate::ids::{ChunkId, DEFAULT_COPIES, HashAlgorithm, Version};
-use batch::{Buffers, FileKey, PieceRef, ReadBatch, StreamPiece, ToRead};
+use batch::{Buffers, FileKey, ReadBatch, StreamPiece, ToRead};
 use files::FileState;
 
 /// Bytes of a chunk; the last of a file may be shorter.

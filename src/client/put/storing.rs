@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::batch::PieceRef;
 use super::{Delayed, Event, Put};
 use crate::causes::with_causes;
+use crate::client::ClientError;
 use crate::client::patience::pause_before;
-use crate::client::{ClientError, Inner};
 use crate::ids::{Address, NodeId};
 use crate::token::Token;
 use crate::wire::connection::CallError;
-use crate::wire::to_main::{Allocate, AllocateChunk, AllocateReply, Allocated};
-use crate::wire::to_node::{Store, StoreChunk, StoredChunk};
+use crate::wire::to_main::{AllocateChunk, AllocateReply, Allocated};
+use crate::wire::to_node::{StoreChunk, StoredChunk};
 use crate::wire::{Fault, FaultCode, MAX_ITEMS, Outcome};
 
 /// Payload of one `store`, unless a single chunk is larger: small enough that the next one can be
@@ -34,7 +34,7 @@ pub(super) struct AllocateDone {
 pub(super) struct StoreDone {
     node: NodeId,
     chunks: Vec<PieceRef>,
-    result: Result<Vec<Outcome<StoredChunk>>, CallError>,
+    result: Result<Vec<Outcome<StoredChunk>>, Arc<CallError>>,
 }
 
 impl Put<'_> {
@@ -49,13 +49,7 @@ impl Put<'_> {
         let (inner, copies) = (self.inner.clone(), self.options.copies);
         self.start(move || {
             let wanted = |c: &PieceRef| AllocateChunk { id: c.piece().id, length: c.length() };
-            let request = Allocate { copies, chunks: chunks.iter().map(wanted).collect() };
-            let reply = inner.call(&request).and_then(|reply| {
-                // Chunks without an answer would be on their way for ever.
-                let why = "the main server left out answers to an allocate";
-                let is_whole = reply.chunks.len() == chunks.len();
-                if is_whole { Ok(reply) } else { Err(ClientError::Unsuitable(why)) }
-            });
+            let reply = inner.allocate(copies, chunks.iter().map(wanted).collect());
             Event::Allocated(AllocateDone { chunks, reply })
         });
     }
@@ -111,8 +105,12 @@ impl Put<'_> {
     fn start_store(&mut self, node: NodeId, address: Address, chunks: Vec<(PieceRef, Token)>) {
         let inner = self.inner.clone();
         self.start(move || {
-            let (chunks, tokens): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
-            let result = store(&inner, node, &address, &chunks, tokens);
+            let named = chunks.iter().map(|(chunk, token)| {
+                let (id, length, token) = (chunk.piece().id, chunk.length(), token.clone());
+                (StoreChunk { id, length, token }, chunk.clone())
+            });
+            let result = inner.store(node, &address, named.collect(), ANSWER);
+            let chunks = chunks.into_iter().map(|(chunk, _)| chunk).collect();
             Event::Stored(StoreDone { node, chunks, result })
         });
     }
@@ -121,13 +119,12 @@ impl Put<'_> {
         let node = done.node;
         let outcomes = match done.result {
             Ok(outcomes) => outcomes,
-            Err(CallError::Fault(fault)) => {
-                return self.try_later(done.chunks, ClientError::Refused(fault));
-            }
             Err(source) => {
-                log::info!("a node did not take chunks node={node} {}", with_causes(&source));
-                return self
-                    .try_later(done.chunks, ClientError::Node { node, source: Box::new(source) });
+                if let Some(fault) = source.fault() {
+                    return self.try_later(done.chunks, ClientError::Refused(fault.clone()));
+                }
+                log::info!("a node did not take chunks node={node} {}", with_causes(&*source));
+                return self.try_later(done.chunks, ClientError::Node { node, source });
             }
         };
         for (chunk, outcome) in done.chunks.into_iter().zip(outcomes) {
@@ -252,31 +249,4 @@ fn verdict(error: &ClientError) -> Verdict {
 /// True when a node that is missing now may well be back soon.
 fn is_passing(fault: &Fault) -> bool {
     fault.nodes.iter().any(|node| matches!(node.why.as_str(), "suspect" | "returning" | "slow"))
-}
-
-/// One `store`, chunks and their bytes together.
-fn store(
-    inner: &Arc<Inner>,
-    node: NodeId,
-    address: &Address,
-    chunks: &[PieceRef],
-    tokens: Vec<Token>,
-) -> Result<Vec<Outcome<StoredChunk>>, CallError> {
-    let named = chunks.iter().zip(tokens).map(|(chunk, token)| StoreChunk {
-        id: chunk.piece().id,
-        length: chunk.length(),
-        token,
-    });
-    let request = Store { chunks: named.collect() };
-    let payload: Vec<&[u8]> = chunks.iter().map(PieceRef::bytes).collect();
-    let outcomes = inner.with_node(node, address, |connection| {
-        connection.set_answer_timeout(ANSWER);
-        connection.send(&request, &payload)?;
-        Ok(connection.receive::<Store>()?.chunks.into_vec())
-    })?;
-    if outcomes.len() != chunks.len() {
-        let what = format!("{} answers to {} chunks", outcomes.len(), chunks.len());
-        return Err(CallError::BadReply { address: address.clone(), what });
-    }
-    Ok(outcomes)
 }

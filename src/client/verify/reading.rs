@@ -1,5 +1,6 @@
 //! Reading copies: several of one node at a time, and what is made of one that is no good.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{ChunkKey, CopyProblem, Event, ProblemCopy, Verify};
@@ -222,7 +223,7 @@ impl Reader<'_> {
         &self,
         wanted: &[Wanted],
         buffer: &mut PayloadBuffer,
-    ) -> Result<Vec<Option<Fault>>, CallError> {
+    ) -> Result<Vec<Option<Fault>>, Arc<CallError>> {
         let mut tries = Tries::new(PATIENCE.min(self.inner.settings.patience.established));
         loop {
             let error = match check_chunks(self.inner, self.node, self.address, wanted, buffer) {

@@ -30,6 +30,16 @@ impl PayloadBuffer {
         self.filled = 0;
     }
 
+    /// Puts bytes behind it that came another way.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[self.filled..end].copy_from_slice(bytes);
+        self.filled = end;
+    }
+
     /// Memory that it holds on to, in bytes.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()

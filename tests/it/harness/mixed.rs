@@ -286,6 +286,20 @@ impl Expected {
         }
     }
 
+    /// Removes every file for good, so that what a long run stores stays bounded.
+    pub fn remove_all(&mut self, cluster: &TestCluster) {
+        let client = client(cluster);
+        for (path, slot) in &mut self.0 {
+            let remote: RemotePath = path.parse().expect("a path of plain letters");
+            match client.remove(&remote, false, true) {
+                Ok(_) => {}
+                Err(error) if error.code() == Some(FaultCode::NotFound) => {}
+                Err(error) => panic!("{path} cannot be removed: {error}"),
+            }
+            *slot = vec![None];
+        }
+    }
+
     /// The witness sees the same files, each chunk on exactly `copies` disks, and no copy of them
     /// that the catalog does not count.
     pub fn assert_exact(&self, witness: &Witness, copies: usize) {
