@@ -89,7 +89,6 @@ impl<K: Eq + Hash + Clone, Q, A, E> Desks<K, Q, A, E> {
     }
 
     /// The items, if there is a free place; otherwise where to wait for a turn.
-    #[expect(clippy::type_complexity, reason = "the two ends are named where they are used")]
     fn line_up(
         &self,
         key: &K,
