@@ -7,6 +7,7 @@
 
 mod cluster;
 mod connections;
+mod cut;
 mod desk;
 mod error;
 mod get;

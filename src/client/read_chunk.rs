@@ -12,6 +12,7 @@ use crate::wire::to_node::FetchChunk;
 use crate::wire::{Fault, FaultCode};
 
 use super::Inner;
+use super::cut::Cut;
 
 /// How long a node may take before the first byte of a chunk; there are other copies to ask.
 pub(super) const FIRST_BYTE: Duration = Duration::from_secs(10);
@@ -40,9 +41,10 @@ pub(super) fn read_chunks(
     node: NodeId,
     address: &Address,
     wanted: &[Wanted],
+    cut: &Cut,
     payload: &mut PayloadBuffer,
 ) -> Result<Vec<Read>, Arc<CallError>> {
-    let reads = check_chunks(inner, node, address, wanted, payload)?;
+    let reads = check_chunks(inner, node, address, wanted, cut, payload)?;
     for (read, wanted) in reads.iter().zip(wanted) {
         if let Err(fault) = read
             && is_bad(fault)
@@ -59,6 +61,7 @@ pub(super) fn check_chunks(
     node: NodeId,
     address: &Address,
     wanted: &[Wanted],
+    cut: &Cut,
     payload: &mut PayloadBuffer,
 ) -> Result<Vec<Read>, Arc<CallError>> {
     let chunks = wanted
@@ -66,7 +69,7 @@ pub(super) fn check_chunks(
         .map(|w| FetchChunk { token: w.token.clone(), offset: 0, length: None })
         .collect();
     let bytes = wanted.iter().map(|wanted| wanted.length as usize).sum();
-    let outcomes = inner.fetch(node, address, chunks, bytes, payload)?;
+    let outcomes = inner.fetch(node, address, chunks, bytes, cut, payload)?;
     let mut at = 0usize;
     let mut reads = Vec::with_capacity(wanted.len());
     for (outcome, wanted) in outcomes.into_iter().zip(wanted) {

@@ -7,10 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cut::Cut;
 use super::desk::{Desks, parts};
 use super::put::PieceRef;
 use super::{ClientError, Inner};
 use crate::ids::{Address, NodeId, RequestId};
+use crate::wire::Connection;
 use crate::wire::connection::CallError;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::to_main::{
@@ -173,29 +175,37 @@ impl Inner {
     }
 
     /// Reads whole chunks of `bytes` bytes in all, as they are on the node, into `payload`: those of
-    /// the good outcomes, one after the other.
+    /// the good outcomes, one after the other. What is large goes alone, and `cut` can end it.
     pub(super) fn fetch(
         &self,
         node: NodeId,
         address: &Address,
         chunks: Vec<FetchChunk>,
         bytes: usize,
+        cut: &Cut,
         payload: &mut PayloadBuffer,
     ) -> Result<Vec<Outcome<FetchedChunk>>, Arc<CallError>> {
+        let talk = |request: &Fetch, payload: &mut PayloadBuffer, connection: &mut Connection| {
+            connection.set_answer_timeout(super::read_chunk::FIRST_BYTE);
+            connection.send(request, &[])?;
+            let reply = connection.receive::<Fetch>()?;
+            connection.read_payload(payload, |_| {})?;
+            Ok(reply.chunks.into_vec())
+        };
+        let wanted = chunks.len();
+        if wanted > FEW || bytes > SMALL_BYTES {
+            let request = Fetch { chunks: chunks.into() };
+            let outcomes = self.with_node(node, address, |connection| {
+                cut.watch(connection, |connection| talk(&request, payload, connection))
+            })?;
+            return Ok(whole(address, outcomes, wanted)?);
+        }
         let call = |chunks: Vec<FetchChunk>, payload: &mut PayloadBuffer| {
             let (wanted, request) = (chunks.len(), Fetch { chunks: chunks.into() });
-            let outcomes = self.with_node(node, address, |connection| {
-                connection.set_answer_timeout(super::read_chunk::FIRST_BYTE);
-                connection.send(&request, &[])?;
-                let reply = connection.receive::<Fetch>()?;
-                connection.read_payload(payload, |_| {})?;
-                Ok(reply.chunks.into_vec())
-            })?;
+            let outcomes =
+                self.with_node(node, address, |connection| talk(&request, payload, connection))?;
             whole(address, outcomes, wanted)
         };
-        if chunks.len() > FEW || bytes > SMALL_BYTES {
-            return call(chunks, payload).map_err(Arc::new);
-        }
         let together = self.together.fetches.ask(&node, chunks.clone(), bytes, |all, counts| {
             let outcomes = call(all, payload)?;
             Ok(parts(with_bytes(outcomes, payload.as_slice()), counts))

@@ -64,6 +64,11 @@ impl<T: Send + 'static> Jobs<T> {
         self.under_way == 0
     }
 
+    /// Jobs whose results have not come yet.
+    pub fn under_way(&self) -> usize {
+        self.under_way
+    }
+
     /// Has a job done, which ends soon when everything is cancelled.
     pub fn start(&mut self, workers: &Workers, job: impl FnOnce() -> T + Send + 'static) {
         self.under_way += 1;

@@ -1,12 +1,15 @@
 //! Reading files: as with `put`, the caller's thread decides and the client's threads do.
 //!
-//! `open` says where a file's chunks are; each chunk waits in the queue of the node that it is to be
-//! read from, and goes to the queue of the next one when its copy is no good. Chunks of a local file
-//! are written where they belong as they come; a stream gets them in order.
+//! `open` says where a file's chunks are. Each chunk waits until it is next, and is then fetched from
+//! the node that will have brought it first, by what is under way there and how fast it was so far;
+//! one that is late is fetched from another node too. Chunks of a local file are written where they
+//! belong as they come; a stream gets them in order.
 
 mod fetching;
+mod hedging;
 mod landing;
 mod opening;
+mod pace;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
@@ -24,8 +27,10 @@ use crate::remote_path::RemotePath;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::to_main::OpenFile;
 use fetching::{FetchDone, LocateDone, Task};
+use hedging::Running;
 use landing::Landing;
 use opening::OpenDone;
+use pace::Paces;
 
 /// A file to fetch.
 #[derive(Debug, Clone)]
@@ -144,11 +149,14 @@ struct Get<'a> {
     files: HashMap<FileKey, FileState>,
     addresses: Addresses,
 
-    /// Chunks to be fetched, by the node that is asked.
-    queues: BTreeMap<NodeId, VecDeque<Task>>,
-    queued: usize,
-    /// Fetches under way, by node.
-    fetching: BTreeMap<NodeId, usize>,
+    /// Chunks to be fetched.
+    waiting: VecDeque<Task>,
+    /// Fetches that were started.
+    fetches: u64,
+    running: Vec<Running>,
+    /// Fetches that still run though nobody waits for them.
+    abandoned: usize,
+    paces: Paces,
     buffers: Vec<PayloadBuffer>,
     /// Nodes that failed of late: others are asked first.
     troubled: HashMap<NodeId, Instant>,
@@ -174,9 +182,11 @@ impl<'a> Get<'a> {
             next_key: 0,
             files: HashMap::new(),
             addresses: Addresses::new(),
-            queues: BTreeMap::new(),
-            queued: 0,
-            fetching: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            fetches: 0,
+            running: Vec::new(),
+            abandoned: 0,
+            paces: Paces::default(),
             buffers: Vec::new(),
             troubled: HashMap::new(),
             lost: Vec::new(),
@@ -192,13 +202,15 @@ impl<'a> Get<'a> {
             self.start_open();
             self.start_locate();
             self.start_fetches();
-            if self.jobs.is_empty() && self.lost.is_empty() {
+            self.start_hedges();
+            if self.jobs.under_way() == self.abandoned && self.lost.is_empty() {
                 // Nothing can happen any more, so everything has.
                 self.fail_unfinished();
                 return Ok(());
             }
             let wake = self.lost.iter().map(|(at, _)| *at).min();
             let wake = wake.filter(|_| !self.is_locating);
+            let wake = [wake, self.late_at()].into_iter().flatten().min();
             let wake = wake.map(|at| at.saturating_duration_since(Instant::now()));
             let event = self.jobs.next(self.inner, wake).inspect_err(|error| {
                 if matches!(error, ClientError::Cancelled) {

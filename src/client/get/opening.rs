@@ -32,7 +32,7 @@ pub(super) struct OpenDone {
 impl Get<'_> {
     /// Asks for the next chunks, or the next files, unless that is being asked.
     pub(super) fn start_open(&mut self) {
-        if self.is_opening || self.queued >= ENOUGH_QUEUED {
+        if self.is_opening || self.waiting.len() >= ENOUGH_QUEUED {
             return;
         }
         let mut asked = Vec::new();

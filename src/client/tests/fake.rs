@@ -22,6 +22,8 @@ pub enum Trouble {
     MainHangsUp,
     NodeHangsUp(u32),
     NodeFull(u32),
+    /// The node answers a fetch only when the connection ends, which is too late.
+    NodeHolds(u32),
     TokenExpired(u32),
     WrongBytes(u32),
     /// The chunk is gone when it is committed.
@@ -378,6 +380,12 @@ impl Service for Node {
                     });
                     let chunks = chunks.collect();
                     connection.reply(Ok(StoreReply { chunks }), &[]);
+                }
+                ToNode::Fetch(_) if state.takes(&Trouble::NodeHolds(*node)) => {
+                    drop(state);
+                    assert!(connection.next_request().is_none(), "it waits for an answer");
+                    lock(shared).requests.push("cut off");
+                    return;
                 }
                 ToNode::Fetch(request) => {
                     let mut bytes = Vec::new();

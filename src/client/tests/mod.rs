@@ -2,6 +2,7 @@
 //! with real ones is tried in the integration tests.
 
 mod fake;
+mod hedging;
 mod verify;
 
 use std::cell::RefCell;

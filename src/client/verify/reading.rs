@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::{ChunkKey, CopyProblem, Event, ProblemCopy, Verify};
 use crate::causes::with_causes;
+use crate::client::cut::Cut;
 use crate::client::error::is_transient;
 use crate::client::patience::Tries;
-use crate::client::read_chunk::{Wanted, check_chunks, report_bad};
+use crate::client::read_chunk::{Read, Wanted, check_chunks, report_bad};
 use crate::client::{ClientError, Inner};
 use crate::ids::{Address, ChunkId, NodeId};
 use crate::token::Token;
@@ -217,6 +218,15 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn check(
+        &self,
+        wanted: &[Wanted],
+        buffer: &mut PayloadBuffer,
+    ) -> Result<Vec<Read>, Arc<CallError>> {
+        // Nobody cuts it: every copy is to be read.
+        check_chunks(self.inner, self.node, self.address, wanted, &Cut::default(), buffer)
+    }
+
     /// One exchange, made again for a while when the node is busy or away. For each copy the fault
     /// that it has, if any.
     fn exchange(
@@ -226,7 +236,7 @@ impl Reader<'_> {
     ) -> Result<Vec<Option<Fault>>, Arc<CallError>> {
         let mut tries = Tries::new(PATIENCE.min(self.inner.settings.patience.established));
         loop {
-            let error = match check_chunks(self.inner, self.node, self.address, wanted, buffer) {
+            let error = match self.check(wanted, buffer) {
                 Ok(reads) => return Ok(reads.into_iter().map(Result::err).collect()),
                 Err(error) => error,
             };
