@@ -293,8 +293,10 @@ impl Get<'_> {
                     log::info!("a copy is no good chunk={} node={node} {why}", task.chunk.id);
                     let is_left_to_others =
                         self.copy_failed(&task, CopyFailure { node, is_damaged, why });
-                    if self.files.contains_key(&task.file) && !is_left_to_others {
-                        task.failures.extend(task.attempts.take_failures());
+                    // One that is in its place already is not wanted again: it could only fail.
+                    let is_settled = is_left_to_others || task.attempts.is_claimed();
+                    if self.files.contains_key(&task.file) && !is_settled {
+                        task.attempts.hand_failures_to(&mut task.failures);
                         self.queue(task);
                     }
                 }

@@ -47,9 +47,18 @@ impl Attempts {
         self.failures().push(failure);
     }
 
-    /// What came of those that failed; they are forgotten.
-    pub fn take_failures(&self) -> Vec<CopyFailure> {
-        std::mem::take(&mut *self.failures())
+    /// True once one of them has it claimed: what becomes of the others makes no difference.
+    pub fn is_claimed(&self) -> bool {
+        self.claimed_by.load(Ordering::Acquire) != 0
+    }
+
+    /// Adds what came of those that failed, each node once, and forgets it.
+    pub fn hand_failures_to(&self, known: &mut Vec<CopyFailure>) {
+        for failure in self.failures().drain(..) {
+            if known.iter().all(|other| other.node != failure.node) {
+                known.push(failure);
+            }
+        }
     }
 
     fn failures(&self) -> MutexGuard<'_, Vec<CopyFailure>> {
@@ -117,6 +126,10 @@ impl Get<'_> {
             let node = self.running[late].node;
             let mut again: BTreeMap<NodeId, Vec<Task>> = BTreeMap::new();
             for task in self.running[late].tasks.clone() {
+                // Of chunks that travel together, some may be here already or asked for elsewhere.
+                if task.attempts.is_claimed() || self.attempts_under_way(&task) > 1 {
+                    continue;
+                }
                 // A node that is as slow, or in trouble, would be no help.
                 let Some(copy) = self.best_copy(&task, Some(node)) else { continue };
                 let other = task.chunk.copies[copy].node;
@@ -127,6 +140,11 @@ impl Get<'_> {
                 self.start_fetch(other, tasks, true);
             }
         }
+    }
+
+    fn attempts_under_way(&self, task: &Task) -> usize {
+        let same = |other: &Task| Arc::ptr_eq(&other.attempts, &task.attempts);
+        self.running.iter().filter(|running| running.tasks.iter().any(same)).count()
     }
 
     /// Cuts off the fetches of which others have brought everything, and forgets them.
@@ -158,5 +176,35 @@ impl Get<'_> {
         }
         task.attempts.failed(failure);
         is_under_way
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(node: u32) -> CopyFailure {
+        CopyFailure { node: NodeId(node), is_damaged: false, why: "late".to_string() }
+    }
+
+    #[test]
+    fn only_the_first_claims_a_chunk_and_the_others_have_lost_it() {
+        let attempts = Attempts::default();
+        assert!(!attempts.is_claimed() && !attempts.is_lost_for(1));
+        assert!(attempts.claim(2) && !attempts.claim(1) && !attempts.claim(2));
+        assert!(attempts.is_claimed() && attempts.is_lost_for(1) && !attempts.is_lost_for(2));
+    }
+
+    /// A third attempt knew of the second one's failure from the start, and named it twice.
+    #[test]
+    fn a_copy_that_failed_is_named_once() {
+        let attempts = Attempts::default();
+        attempts.failed(failure(2));
+        attempts.failed(failure(1));
+        let mut known = vec![failure(2)];
+        attempts.hand_failures_to(&mut known);
+        attempts.hand_failures_to(&mut known);
+        let nodes: Vec<NodeId> = known.iter().map(|failure| failure.node).collect();
+        assert_eq!(nodes, [NodeId(2), NodeId(1)]);
     }
 }
