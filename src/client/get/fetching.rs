@@ -26,7 +26,7 @@ use crate::wire::{FaultCode, MAX_ITEMS, Outcome};
 /// Payload of one `fetch`, unless a single chunk is larger.
 const FETCH_BYTES: usize = 4 << 20;
 /// Fetches under way at the same time, and chunks of a stream that are in memory.
-const FETCHES: usize = 6;
+const FETCHES: usize = 10;
 /// How many of the chunks that wait are looked at for the next fetch.
 const LOOKAHEAD: usize = 32;
 /// How long a node that failed is asked only when there is no other.

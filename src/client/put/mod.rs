@@ -29,7 +29,7 @@ use files::FileState;
 /// Bytes of a chunk; the last of a file may be shorter.
 const CHUNK_BYTES: usize = 4 << 20;
 /// Buffers of that size which one operation uses at most.
-const BUFFERS: usize = 6;
+const BUFFERS: usize = 10;
 
 /// How files are stored.
 #[derive(Debug, Clone)]
