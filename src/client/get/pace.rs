@@ -77,7 +77,7 @@ impl Paces {
     /// In how many seconds `bytes` more would be here from this node.
     pub fn expected(&self, node: NodeId, bytes: u64) -> f64 {
         let pace = self.nodes.get(&node);
-        let known = pace.and_then(|pace| pace.known).or_else(|| self.best).unwrap_or(UNKNOWN);
+        let known = pace.and_then(|pace| pace.known).or(self.best).unwrap_or(UNKNOWN);
         (pace.map_or(0, |pace| pace.bytes_under_way) + bytes) as f64 * known
     }
 
