@@ -19,7 +19,7 @@ const SMALL: [&str; 4] = ["--segment", "2M", "--trash-hold", "1ms"];
 
 /// Loads whose files are all read after each cut; those of older ones are removed, so that neither the
 /// small disks nor the time a cycle takes set a bound to a long run.
-const KEPT_LOADS: usize = 8;
+const KEPT_LOADS: usize = 4;
 
 /// Names a sync that the programs leave out.
 const LEAVE_OUT: &str = "P2PDFS_LEAVE_OUT_SYNC";

@@ -39,7 +39,7 @@ impl LoopDisk {
         let directory = TempDir::with_prefix("p2pdfs-disk-").map_err(|e| e.to_string())?;
         let disk = LoopDisk { directory };
         let image = File::create(disk.image()).map_err(|e| e.to_string())?;
-        image.set_len(1 << 30).map_err(|e| e.to_string())?;
+        image.set_len(3 << 30).map_err(|e| e.to_string())?;
         fs::create_dir(disk.path()).map_err(|e| e.to_string())?;
         // A small journal and no lazy work: quick to make, and nothing is written behind our back.
         let lazy = ["-E", "lazy_itable_init=0,nodiscard"];
