@@ -127,9 +127,7 @@ impl Mixed {
         }
         eprintln!("operations: {} ended, {} acknowledged", progress.ended, progress.acknowledged);
         progress.failed.iter().take(3).for_each(|why| eprintln!("  failed: {why}"));
-        // A few can all have met the one moment when a server was down or full.
-        let is_useless = progress.acknowledged == 0 && progress.ended > 20;
-        assert!(!is_useless, "nothing was ever acknowledged");
+        assert!(progress.acknowledged > 0, "nothing was ever acknowledged");
         progress.expected.clone()
     }
 }
