@@ -149,6 +149,7 @@ fn config(flags: &Flags) -> Config {
         insecure_plaintext: flags.insecure_plaintext,
         keep_removed: flags.retention.keep_removed,
         collect_every: flags.retention.collect_every,
+        upload_lease: flags.retention.upload_lease,
     }
 }
 

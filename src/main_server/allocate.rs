@@ -1,7 +1,6 @@
 //! `allocate`: where to store chunks.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use super::Main;
 use super::fault::{check_copies, invalid, no_place};
@@ -14,9 +13,6 @@ use crate::size::ByteSize;
 use crate::token::Operation;
 use crate::wire::to_main::{Addresses, Allocate, AllocateChunk, AllocateReply, Allocated, Place};
 use crate::wire::{Fault, FaultCode, Outcome};
-
-/// How long chunks that are being uploaded are kept for their commit.
-pub(super) const LEASE: Duration = Duration::from_secs(24 * 3600);
 
 /// The allocation of one request's chunks, one after the other.
 struct Allocation<'a> {
@@ -39,7 +35,7 @@ impl Main {
         request: Allocate,
     ) -> Result<AllocateReply, Fault> {
         check_copies(request.copies)?;
-        let lease_until = self.clock.wall() + LEASE;
+        let lease_until = self.clock.wall() + self.config.upload_lease;
         let good = request.chunks.iter().filter(|chunk| check_length(chunk).is_ok());
         let good: Vec<_> = good.map(|chunk| (chunk.id, chunk.length)).collect();
         let reserved = self.catalog.reserve(account.id, request.copies, lease_until, &good);

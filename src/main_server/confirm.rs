@@ -28,7 +28,7 @@ impl Main {
         let good: Vec<Confirmation> = proofs.iter().flatten().map(confirmation).collect();
         let confirmed = self
             .catalog
-            .confirm_copies(&good, self.clock.wall() + super::allocate::LEASE)
+            .confirm_copies(&good, self.clock.wall() + self.config.upload_lease)
             .map_err(|error| self.fault(error))?;
         // Counted or not, the bytes are there, and no more to come.
         self.nodes.redeem(node, proofs.iter().flatten());

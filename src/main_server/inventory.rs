@@ -10,7 +10,6 @@ use crate::wire::node_to_main::*;
 use crate::wire::to_main::Done;
 use crate::wire::{Fault, MAX_ITEMS};
 
-use super::allocate::LEASE;
 use super::fault::invalid;
 
 /// How many copies of the catalog are looked at at once.
@@ -77,7 +76,8 @@ impl Main {
         // What is about to be restored counts on: the copy was verified when it came, and is again
         // when it is restored; if that fails, the next holdings lack it.
         let held: Vec<Holding> = live.into_iter().map(holding).chain(restore.clone()).collect();
-        let reconciled = self.catalog.reconcile(node, from, to, &held, self.clock.wall() + LEASE);
+        let lease_until = self.clock.wall() + self.config.upload_lease;
+        let reconciled = self.catalog.reconcile(node, from, to, &held, lease_until);
         let reconciled = reconciled.map_err(|error| self.fault(error))?;
         let lost = reconciled.lost.len() as u64;
         let unknown = reconciled.unknown.len() as u64;

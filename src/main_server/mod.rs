@@ -102,6 +102,8 @@ pub struct Config {
     pub keep_removed: Duration,
     /// How often all chunks are looked at for those to which nothing refers.
     pub collect_every: Duration,
+    /// How long chunks that are being uploaded are kept for their commit.
+    pub upload_lease: Duration,
 }
 
 impl Default for Config {
@@ -114,6 +116,7 @@ impl Default for Config {
             insecure_plaintext: false,
             keep_removed: Duration::from_secs(30 * 24 * 3600),
             collect_every: Duration::from_secs(3600),
+            upload_lease: Duration::from_secs(24 * 3600),
         }
     }
 }

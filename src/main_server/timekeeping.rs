@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Main;
-use super::allocate::LEASE;
 use super::nodes::Nodes;
 use crate::catalog::CatalogError;
 use crate::clock::{Clock, Moment, WallTime};
@@ -75,7 +74,7 @@ impl Main {
         let taken = state.judge.judge(time, machine, &said);
         if let Some(taken) = taken {
             self.clock.set_wall(taken);
-            state.rests_until = Some(now + LEASE);
+            state.rests_until = Some(now + self.config.upload_lease);
         }
         let doubt = state.judge.doubt();
         state.next = now + if doubt.is_some() { EVERY_IN_DOUBT } else { EVERY };
@@ -109,7 +108,7 @@ impl Main {
         state.judge.confirm();
         self.clock.set_wall(machine);
         if machine > before {
-            state.rests_until = Some(now + LEASE);
+            state.rests_until = Some(now + self.config.upload_lease);
         }
         log::warn!("clock adopted time_ms={} before_ms={}", machine.0, before.0);
         Ok(())

@@ -12,8 +12,9 @@ use crate::harness::{Random, Setup, TestCluster, bytes, is_at_rest};
 use crate::recover;
 
 const NODES: usize = 3;
-/// Removed files go at once.
-const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
+/// Removed files go at once, and what was cut off after a minute: no number of cuts fills the disks.
+const QUICK: [&str; 6] =
+    ["--keep-removed", "1ms", "--collect-every", "300ms", "--upload-lease", "60s"];
 /// Segments of this size are full soon, and compacted soon; and nothing is kept as trash.
 const SMALL: [&str; 4] = ["--segment", "2M", "--trash-hold", "1ms"];
 
