@@ -94,6 +94,7 @@ impl Args {
 }
 
 fn main() -> ExitCode {
+    p2pdfs::cli::allocator::return_large_buffers();
     if let Some(failed) = become_server() {
         return failed.report("peers");
     }

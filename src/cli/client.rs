@@ -9,7 +9,7 @@ use crossbeam_channel::bounded;
 
 use super::commands::{admin, copies, get, list, names, nodes, put, removed, verify};
 use super::exit::{Exit, Failure};
-use super::{bench, client_config, demo, logging, output, signals, up};
+use super::{allocator, bench, client_config, demo, logging, output, signals, up};
 use crate::client::{Cancel, Client, Patience};
 use crate::ids::Address;
 
@@ -121,6 +121,7 @@ pub struct Context {
 
 /// The program.
 pub fn main() -> ExitCode {
+    allocator::return_large_buffers();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

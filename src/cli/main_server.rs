@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crossbeam_channel::select;
 use log::LevelFilter;
 
+use super::allocator;
 use super::exit::{Exit, Failure};
 use super::limits;
 use super::logging::{self, Verbosity};
@@ -122,6 +123,7 @@ enum PlacementFlag {
 
 /// The program.
 pub fn main() -> ExitCode {
+    allocator::return_large_buffers();
     let flags = Flags::parse();
     let done = match (&flags.command, &flags.dir) {
         (Some(Command::Check { dir, json }), _) => check(dir, *json),

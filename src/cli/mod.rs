@@ -1,6 +1,7 @@
 //! The programs: flags become a configuration, the configuration one call into a role. All that is
 //! printed, and every exit code, is decided here and nowhere else in the library.
 
+pub mod allocator;
 pub mod bench;
 pub mod client;
 pub mod client_config;

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, select};
 use log::LevelFilter;
 
 use crate::causes::with_causes;
+use crate::cli::allocator;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::leave::{self, Interrupted};
 use crate::cli::limits;
@@ -150,6 +151,7 @@ fn scrub_rate(text: &str) -> Result<ScrubRate, String> {
 
 /// The program.
 pub fn main() -> ExitCode {
+    allocator::return_large_buffers();
     let Cli { command, run } = Cli::parse();
     let done = match command {
         Some(Command::Check { directory, json }) => check_directory(&directory, json),
