@@ -1,6 +1,7 @@
 //! `inventory`, `holdings`, `compared` and `lost`: what a node really holds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::Main;
 use crate::catalog::Holding;
@@ -12,6 +13,9 @@ use crate::wire::{Fault, MAX_ITEMS};
 
 use super::fault::invalid;
 
+/// How long copies of which the books know nothing are kept: they may be what a restored catalog has
+/// forgotten. However short leases are.
+pub(super) const UNKNOWN_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// How many copies of the catalog are looked at at once.
 const PAGE: usize = 8192;
 /// How many are looked at for one request; the node goes on from there with the next.
@@ -76,8 +80,8 @@ impl Main {
         // What is about to be restored counts on: the copy was verified when it came, and is again
         // when it is restored; if that fails, the next holdings lack it.
         let held: Vec<Holding> = live.into_iter().map(holding).chain(restore.clone()).collect();
-        let lease_until = self.clock.wall() + self.config.upload_lease;
-        let reconciled = self.catalog.reconcile(node, from, to, &held, lease_until);
+        let unknown_due = self.clock.wall() + UNKNOWN_WAIT;
+        let reconciled = self.catalog.reconcile(node, from, to, &held, unknown_due);
         let reconciled = reconciled.map_err(|error| self.fault(error))?;
         let lost = reconciled.lost.len() as u64;
         let unknown = reconciled.unknown.len() as u64;

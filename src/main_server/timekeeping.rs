@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Main;
+use super::inventory::UNKNOWN_WAIT;
 use super::nodes::Nodes;
 use crate::catalog::CatalogError;
 use crate::clock::{Clock, Moment, WallTime};
@@ -74,7 +75,7 @@ impl Main {
         let taken = state.judge.judge(time, machine, &said);
         if let Some(taken) = taken {
             self.clock.set_wall(taken);
-            state.rests_until = Some(now + self.config.upload_lease);
+            state.rests_until = Some(now + self.config.upload_lease.max(UNKNOWN_WAIT));
         }
         let doubt = state.judge.doubt();
         state.next = now + if doubt.is_some() { EVERY_IN_DOUBT } else { EVERY };
@@ -108,7 +109,7 @@ impl Main {
         state.judge.confirm();
         self.clock.set_wall(machine);
         if machine > before {
-            state.rests_until = Some(now + self.config.upload_lease);
+            state.rests_until = Some(now + self.config.upload_lease.max(UNKNOWN_WAIT));
         }
         log::warn!("clock adopted time_ms={} before_ms={}", machine.0, before.0);
         Ok(())
