@@ -74,8 +74,16 @@
 //! *An order cannot hit other bytes.* It names serials. A serial is drawn once for each storing of a
 //! chunk, from a sequence that each start of a main server moves above everything that any earlier life
 //! of the catalog can have given out, backups and copies of it included; the same bytes stored anew have
-//! another. While a serial is condemned on a node, a confirmation of it from there is refused, so an
-//! order that is repeated late finds nothing that counts.
+//! another. But a copy that was deleted may be made again on that node, with its serial, and must not be
+//! hit by an order of before:
+//!
+//! - While a serial is condemned on a node, a confirmation of it from there is refused, and nothing ends
+//!   that but the acknowledgement of an order, durably noted: not a comparison, nor a restart.
+//! - A node has one order to delete at a time, and no other is made before the acknowledgement of this
+//!   one is in the catalog. One that was taken back may still be carried out: but a node carries such
+//!   orders out one by one, as they came. So with the order that was acknowledged, all before it are over.
+//! - What comes to the node between the deletion and its note in the catalog does not count, and is
+//!   noted as there again: the acknowledgement passes it over, and the next order deletes it.
 //!
 //! *A confirmation cannot outlive its copy.* A `stored` that came after the removal was acknowledged,
 //! and so forgotten, would count a copy that is gone. The node tells only of copies that its index

@@ -183,8 +183,9 @@ pub trait Catalog: Send + Sync {
     /// serial as unknown. Copies found have reason 0. What is outside of the range is passed over.
     /// A copy that is condemned on the node does not count again. One whose serial is unknown is
     /// condemned as `Unknown`, due at `unknown_due`; it counts after all when it is confirmed, or
-    /// found here with a serial that is known by then, before `condemned_on` has named it. A
-    /// condemned copy that the node does not hold any more is deleted, and forgotten.
+    /// found here with a serial that is known by then, before `condemned_on` has named it. One that
+    /// the node does not hold any more is forgotten, unless it was named or another reason condemns
+    /// it: then `deleted_copies` alone ends that.
     /// Refused: `UnknownNode`, `NodeLeft`.
     fn reconcile(
         &self,
@@ -271,7 +272,9 @@ pub trait Catalog: Send + Sync {
         limit: usize,
     ) -> Result<Vec<CondemnedCopy>, CatalogError>;
 
-    /// The node has deleted these, durably. Those not condemned there are passed over.
+    /// The node has deleted these, durably, as `condemned_on` named them last. Those not condemned
+    /// there are passed over, and so are those that the node confirmed or held in a comparison since
+    /// they were named: they may have come after the others were deleted, and are named again.
     fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError>;
 
     /// The nodes on which copies of these chunks are condemned and not deleted yet: none of them can

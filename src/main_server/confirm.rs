@@ -1,7 +1,7 @@
 //! `stored`, `duplicated` and `bad_copy`: what becomes of copies.
 
 use super::Main;
-use super::node::{Given, Purpose};
+use super::node::{Given, OrderState, Purpose};
 use super::nodes::claims;
 use crate::catalog::{AccountRecord, ChunkRecord, Confirmation, Copy, LiveNodes, Refusal};
 use crate::ids::{NodeId, Serial};
@@ -139,7 +139,7 @@ impl Main {
         let token = reach.mint(Claims { expires: self.nodes.expiry(), ..claims });
         let order = Order { order: self.next_order(), token, action: Action::Verify {} };
         let (purpose, since) = (Purpose::Verify { serial }, self.clock.now());
-        if self.nodes.give(node, Given { order, purpose, since, is_sent: false }) {
+        if self.nodes.give(node, Given { order, purpose, since, state: OrderState::ToSend }) {
             self.wake_upkeep();
         }
         Ok(Done {})

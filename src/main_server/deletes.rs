@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Main;
-use super::node::{Given, Purpose};
+use super::node::{Given, OrderState, Purpose};
 use super::nodes::Nodes;
 use crate::catalog::{CatalogError, Condemned, CondemnedCopy};
 use crate::clock::Moment;
@@ -62,14 +62,22 @@ impl Nodes {
     fn free_to_delete(&self, now: Moment) -> Vec<NodeId> {
         let interval = self.interval();
         let table = self.lock();
-        let is_at_it = |given: &Given| matches!(given.purpose, Purpose::Remove { .. });
         let free = table.nodes.values().filter(|node| {
             node.state(interval, now) == State::Alive
                 && !node.is_unadopted
                 && !node.has_left()
-                && !node.orders.values().any(is_at_it)
+                && !node.orders.values().any(Given::is_removal)
         });
         free.map(|node| node.id).collect()
+    }
+
+    /// What these removals did is in the catalog, or never will be: the node has them no more.
+    fn removals_noted(&self, node: NodeId, closed: &[Given]) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            for given in closed.iter().filter(|given| given.is_removal()) {
+                node.orders.remove(&given.order.order);
+            }
+        }
     }
 }
 
@@ -156,22 +164,25 @@ impl Main {
         let order = Order { order: self.next_order(), token, action };
         log::debug!("deletes ordered node={node} copies={} purge={purge}", serials.len());
         let purpose = Purpose::Remove { serials, unknown };
-        let given = Given { order, purpose, since: now, is_sent: false };
+        let given = Given { order, purpose, since: now, state: OrderState::ToSend };
         Ok(if self.nodes.give(node, given) { Ordered::Given } else { Ordered::Refused })
     }
 
-    /// The node has acknowledged these orders: what they were to delete is gone there, durably.
+    /// The node has acknowledged these orders: what they were to delete is gone there, durably. Only
+    /// once that is in the catalog may the node be given another order to delete.
     pub(super) fn note_removed(&self, node: NodeId, closed: &[Given]) -> Result<(), Fault> {
-        for given in closed {
-            if let Purpose::Remove { serials, unknown } = &given.purpose {
-                let deleted = self.catalog.deleted_copies(node, serials);
-                deleted.map_err(|error| self.fault(error))?;
-                log::info!("copies deleted node={node} count={}", serials.len());
-                let mut planned = self.deletes.lock();
-                planned.brake.done(self.clock.now(), *unknown);
-                planned.next.remove(&node);
-            }
-        }
+        let noted = closed.iter().try_for_each(|given| self.note_deleted(node, &given.purpose));
+        self.nodes.removals_noted(node, closed);
+        noted.map_err(|error| self.fault(error))
+    }
+
+    fn note_deleted(&self, node: NodeId, purpose: &Purpose) -> Result<(), CatalogError> {
+        let Purpose::Remove { serials, unknown } = purpose else { return Ok(()) };
+        self.catalog.deleted_copies(node, serials)?;
+        log::info!("copies deleted node={node} count={}", serials.len());
+        let mut planned = self.deletes.lock();
+        planned.brake.done(self.clock.now(), *unknown);
+        planned.next.remove(&node);
         Ok(())
     }
 

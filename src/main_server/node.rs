@@ -62,8 +62,18 @@ pub struct Given {
     pub order: Order,
     pub purpose: Purpose,
     pub since: Moment,
-    /// It went out on the control connection that stands now.
-    pub is_sent: bool,
+    pub state: OrderState,
+}
+
+/// How far an order is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderState {
+    /// It is to go out on the control connection that stands now.
+    ToSend,
+    /// It went out there.
+    Sent,
+    /// The node acknowledged it, and that is being noted in the catalog.
+    Done,
 }
 
 /// Copy orders of one node, and the bytes that it is to send for them.
@@ -111,6 +121,16 @@ pub struct Node {
 }
 
 impl Given {
+    /// It has yet to go out.
+    pub fn is_new(&self) -> bool {
+        self.state == OrderState::ToSend
+    }
+
+    /// It has the node delete something.
+    pub fn is_removal(&self) -> bool {
+        matches!(self.purpose, Purpose::Remove { .. })
+    }
+
     /// The bytes that are to be sent for it.
     pub fn bytes(&self) -> u64 {
         match self.purpose {
@@ -199,10 +219,27 @@ impl Node {
         if self.is_controlled_by(control.session) {
             return;
         }
-        self.orders.values_mut().for_each(|given| given.is_sent = false);
+        for given in self.orders.values_mut().filter(|given| given.state == OrderState::Sent) {
+            given.state = OrderState::ToSend;
+        }
         if let Some(before) = self.control.replace(control) {
             before.bell.ring();
         }
+    }
+
+    /// The node has acknowledged an order. A removal stays, as done, until that is in the catalog: an
+    /// order for the same copies could go out before, and what is stored there again after it would
+    /// be deleted by it. `None` for one that it has not, or that is done already.
+    pub fn close_order(&mut self, order: u64) -> Option<Given> {
+        let given = self.orders.get_mut(&order)?;
+        if !given.is_removal() {
+            return self.orders.remove(&order);
+        }
+        if given.state == OrderState::Done {
+            return None;
+        }
+        given.state = OrderState::Done;
+        Some(given.clone())
     }
 
     /// Time since it was last heard; `None` when not since the main server's start.

@@ -35,7 +35,7 @@ pub enum NotWorking {
 /// What a heartbeat brought.
 #[derive(Debug, Default)]
 pub struct Beat {
-    /// Orders that the node acknowledged.
+    /// Orders that the node acknowledged. Removals stay with it until `removals_noted`.
     pub closed: Vec<Given>,
     /// The node can do more than before: it counts again, or has more room.
     pub is_good_news: bool,
@@ -207,7 +207,7 @@ impl Nodes {
         node.take_control(control, now);
         let has_room = node.report(beat, now);
         node.keys.renew(now);
-        let closed = beat.acknowledged.iter().filter_map(|order| node.orders.remove(order));
+        let closed = beat.acknowledged.iter().filter_map(|order| node.close_order(*order));
         let closed: Vec<Given> = closed.collect();
         if !closed.is_empty() {
             node.progress = now;

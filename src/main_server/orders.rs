@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::node::{Given, Purpose};
+use super::node::{Given, OrderState, Purpose};
 use super::nodes::Nodes;
 use super::under_way::PATIENCE;
 use crate::clock::Moment;
@@ -43,7 +43,7 @@ impl Nodes {
     pub fn has_news(&self, node: NodeId, session: u64) -> bool {
         let table = self.lock();
         let Some(node) = table.nodes.get(&node) else { return true };
-        !node.is_controlled_by(session) || node.orders.values().any(|given| !given.is_sent)
+        !node.is_controlled_by(session) || node.orders.values().any(Given::is_new)
     }
 
     /// True while the node has orders that it has not acknowledged.
@@ -60,15 +60,16 @@ impl Nodes {
             return Vec::new();
         }
         // All with each reply would be a megabyte for each chunk that is copied.
-        let has_new = node.orders.values().any(|given| !given.is_sent);
+        let has_new = node.orders.values().any(Given::is_new);
         let (mut room, mut orders) = (MAX_REPLY_BYTES, Vec::new());
-        for given in node.orders.values_mut().filter(|given| !has_new || !given.is_sent) {
+        let open = node.orders.values_mut().filter(|given| given.state != OrderState::Done);
+        for given in open.filter(|given| !has_new || given.is_new()) {
             let Some(left) = room.checked_sub(given.reply_bytes()) else { break };
             if orders.len() >= MAX_ITEMS {
                 break;
             }
             room = left;
-            given.is_sent = true;
+            given.state = OrderState::Sent;
             orders.push((given.order.clone(), given.purpose.clone()));
         }
         orders
@@ -88,7 +89,9 @@ impl Nodes {
                 let more = Duration::from_secs(given.bytes() / SLOW_LINK);
                 given.since.max(progress) + ORDER_LIFE + more
             };
-            let is_over = |given: &Given| !is_alive || ends(given) <= now;
+            let is_over = |given: &Given| {
+                given.state != OrderState::Done && (!is_alive || ends(given) <= now)
+            };
             node.orders.retain(|_, given| {
                 let is_over = is_over(given);
                 if is_over {
@@ -96,7 +99,8 @@ impl Nodes {
                 }
                 !is_over
             });
-            next = next.into_iter().chain(node.orders.values().map(ends)).min();
+            let open = node.orders.values().filter(|given| given.state != OrderState::Done);
+            next = next.into_iter().chain(open.map(ends)).min();
         }
         (overdue, next)
     }

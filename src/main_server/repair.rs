@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Main;
 use super::moves::Moves;
-use super::node::{Given, Purpose};
+use super::node::{Given, OrderState, Purpose};
 use super::nodes::claims;
 use super::rate::Rate;
 use super::under_way::PATIENCE;
@@ -360,7 +360,8 @@ impl Main {
         drop(under_way);
         log::debug!("copy ordered chunk={} from={from} to={nodes:?}", record.id);
         let purpose = purpose(nodes.clone());
-        let is_given = self.nodes.give(from, Given { order, purpose, since, is_sent: false });
+        let is_given =
+            self.nodes.give(from, Given { order, purpose, since, state: OrderState::ToSend });
         if !is_given {
             let mut under_way = self.under_way();
             nodes.iter().for_each(|&node| under_way.end(record.serial, node));

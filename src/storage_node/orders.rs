@@ -39,6 +39,8 @@ struct Table {
     waiting: VecDeque<Accepted>,
     /// By number, whether it is done.
     known: BTreeMap<u64, bool>,
+    /// A removal is being carried out.
+    removing: bool,
     stopping: bool,
 }
 
@@ -83,6 +85,10 @@ impl Copies {
 }
 
 impl Accepted {
+    fn is_removal(&self) -> bool {
+        matches!(self.work, Work::Remove { .. })
+    }
+
     pub fn copies(&self) -> Option<&Copies> {
         match &self.work {
             Work::Copy(copies) => Some(copies),
@@ -171,6 +177,7 @@ impl Orders {
             let Some(member) = shared.member() else { return };
             let is_done = carry_out(shared, &member, &batch);
             let mut table = self.lock();
+            table.over(&batch);
             for Accepted { order, .. } in &batch {
                 match is_done {
                     true => table.known.insert(*order, true),
@@ -187,7 +194,7 @@ impl Orders {
         let table = self.lock();
         let mut table = self
             .changed
-            .wait_while(table, |table| table.waiting.is_empty() && !table.stopping)
+            .wait_while(table, |table| table.turn().is_none() && !table.stopping)
             .unwrap_or_else(PoisonError::into_inner);
         if table.stopping { None } else { table.take_batch() }
     }
@@ -198,8 +205,20 @@ impl Orders {
 }
 
 impl Table {
+    /// The first order whose turn it is. Removals take turns, as they came: once one is done, none that
+    /// was ordered before it can hit what is stored here from then on.
+    fn turn(&self) -> Option<usize> {
+        self.waiting.iter().position(|order| !self.removing || !order.is_removal())
+    }
+
+    /// Nobody is at these any more.
+    fn over(&mut self, batch: &[Accepted]) {
+        self.removing &= !batch.iter().any(Accepted::is_removal);
+    }
+
     fn take_batch(&mut self) -> Option<Vec<Accepted>> {
-        let first = self.waiting.pop_front()?;
+        let first = self.waiting.remove(self.turn()?)?;
+        self.removing |= first.is_removal();
         let Work::Copy(_) = first.work else { return Some(vec![first]) };
         let mut bytes = u64::from(first.claims.length);
         let mut batch = vec![first];
@@ -328,5 +347,45 @@ fn remove(
             log::error!("not removed order={} error={}", order.order, with_causes(&error));
             false
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::WallTime;
+    use crate::ids::{AccountId, KeyId};
+
+    fn accepted(order: u64, work: Work) -> Accepted {
+        let claims = Claims {
+            key: KeyId(1),
+            operation: Operation::Remove,
+            node: NodeId(1),
+            id: ChunkId::of(HashAlgorithm::Blake3, b""),
+            serial: Serial(order),
+            length: 0,
+            account: AccountId(0),
+            wanted: 0,
+            reason: 0,
+            expires: WallTime(0),
+        };
+        Accepted { order, token: Token::from_text(String::new()), claims, work }
+    }
+
+    #[test]
+    fn removals_take_turns_as_they_came_and_hold_up_nothing_else() {
+        let removal = |order| accepted(order, Work::Remove { serials: Vec::new(), purge: false });
+        let mut table = Table::default();
+        table.waiting.extend([removal(1), removal(2), accepted(3, Work::Verify), removal(4)]);
+        let next = |table: &mut Table| table.take_batch().map(|batch| batch[0].order);
+        assert_eq!(next(&mut table), Some(1));
+        assert_eq!(next(&mut table), Some(3), "the second removal has to wait");
+        assert_eq!(next(&mut table), None);
+        table.over(&[removal(1)]);
+        assert_eq!((next(&mut table), next(&mut table)), (Some(2), None));
+        table.over(&[accepted(3, Work::Verify)]);
+        assert_eq!(next(&mut table), None, "that was none");
+        table.over(&[removal(2)]);
+        assert_eq!(next(&mut table), Some(4));
     }
 }

@@ -10,24 +10,18 @@ use crate::harness::{Random, Setup, TestCluster, is_at_rest};
 const NODES: usize = 4;
 const COPIES: u8 = 2;
 
-/// Removed files go at once, so that what is deleted meets what is stored.
-const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
-/// In a long run what was cut off goes, too, and no copy that was deleted by mistake can come back from
-/// the trash: no number of kills fills the nodes.
-const SHORT_LEASE: [&str; 2] = ["--upload-lease", "60s"];
+/// Removed files go at once, so that what is deleted meets what is stored, and uploads that were cut off
+/// soon: so no number of kills fills the nodes.
+const QUICK: [&str; 6] =
+    ["--keep-removed", "1ms", "--collect-every", "300ms", "--upload-lease", "60s"];
+/// No copy that was deleted by mistake can come back from the trash.
 const NO_TRASH: [&str; 2] = ["--trash-hold", "1ms"];
-/// The kills of a run of the suite.
-const KILLS: usize = 200;
 
 #[test]
 fn no_kill_9_under_a_mixed_load_loses_or_revives_anything() {
-    let kills = times("P2PDFS_KILLS", KILLS);
+    let kills = times("P2PDFS_KILLS", 200);
     let mut random = Random::announced();
-    let (main_args, node_args) = match kills {
-        ..=KILLS => (QUICK.to_vec(), Vec::new()),
-        _ => ([&QUICK[..], &SHORT_LEASE].concat(), NO_TRASH.to_vec()),
-    };
-    let mut cluster = Setup::new(NODES).main_args(&main_args).node_args(&node_args).start();
+    let mut cluster = Setup::new(NODES).main_args(&QUICK).node_args(&NO_TRASH).start();
     let since = Instant::now();
     let load = Mixed::start(&cluster, 4, COPIES, &mut random);
     for kill in 1..=kills {

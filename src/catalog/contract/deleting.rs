@@ -43,6 +43,11 @@ impl Desk {
         self.catalog.condemned_on(node, None, false, NOW, 1000).expect("a list")
     }
 
+    fn unknown_copies(&self) -> u64 {
+        self.catalog.sync().expect("synced");
+        self.catalog.condemned_totals().expect("totals").unknown
+    }
+
     fn is_there(&self, serial: Serial) -> bool {
         !self.catalog.chunks(&[serial]).expect("an answer").is_empty()
     }
@@ -102,6 +107,7 @@ fn a_condemned_copy_counts_again_only_after_it_was_deleted() {
             desk.catalog.reconcile(N1, Serial(0), record.serial, &held, LATER).expect("compared");
         assert_eq!((compared.found, compared.unknown), (0, vec![record.serial]));
         assert_eq!(desk.nodes_of(record.serial), [N2, N3]);
+        assert_eq!(desk.condemned(N1).len(), 1);
         for _ in 0..2 {
             let all = [record.serial, Serial(999)];
             desk.catalog.deleted_copies(N1, &all).expect("noted");
@@ -281,15 +287,64 @@ fn an_unknown_copy_is_condemned_for_later_and_counts_if_it_is_confirmed_before()
 }
 
 #[test]
-fn a_condemned_copy_that_the_node_does_not_hold_is_forgotten() {
+fn an_unknown_copy_that_the_node_does_not_hold_any_more_is_forgotten_unless_it_was_named() {
+    on_each(|desk| {
+        let unknown = |serial| {
+            let fingerprint = Holding::fingerprint_of(&id(serial as u32));
+            Holding { serial: Serial(serial), length: LENGTH, fingerprint }
+        };
+        let compare = |from, to, held: &[Holding]| {
+            desk.catalog.reconcile(N1, Serial(from), Serial(to), held, LATER).expect("compared");
+        };
+        let list = |now| desk.catalog.condemned_on(N1, None, true, now, 9).expect("a list").len();
+        compare(0, 9, &[unknown(7)]);
+        compare(8, 9, &[]);
+        assert_eq!(desk.unknown_copies(), 1, "outside of the range");
+        compare(0, 9, &[]);
+        assert_eq!(desk.unknown_copies(), 0);
+        compare(0, 9, &[unknown(7)]);
+        assert_eq!(list(PAST), 1);
+        compare(0, 9, &[]);
+        assert_eq!(list(PAST), 1, "an order may be out");
+        desk.catalog.deleted_copies(N1, &[Serial(7)]).expect("noted");
+        assert_eq!(list(PAST), 0);
+    });
+}
+
+/// An order that is out deletes what is stored on the node under that serial until it is done.
+#[test]
+fn a_copy_that_is_to_be_deleted_stays_condemned_until_that_is_done_whatever_the_node_holds() {
     on_each(|desk| {
         let record = desk.wanted_twice(1, &[N1, N2, N3]);
         desk.trim(&record, &[N1], &[1, 2, 3]);
-        let next = Serial(record.serial.0 + 1);
-        desk.catalog.reconcile(N1, next, next, &[], LATER).expect("compared");
-        assert_eq!(desk.condemned(N1).len(), 1, "outside of the range");
         desk.catalog.reconcile(N1, Serial(0), record.serial, &[], LATER).expect("compared");
+        assert_eq!(desk.confirm(&confirmation(&record, N1)), Err(superseded(&record)));
+        assert_eq!(desk.condemned(N1).len(), 1);
+    });
+}
+
+#[test]
+fn a_condemned_copy_that_is_there_again_is_named_again_before_it_is_forgotten() {
+    on_each(|desk| {
+        let record = desk.wanted_twice(1, &[N1, N2, N3]);
+        desk.trim(&record, &[N1], &[1, 2, 3]);
+        let deleted = || desk.catalog.deleted_copies(N1, &[record.serial]).expect("noted");
+        let is_there: [&dyn Fn(); 2] = [
+            &|| assert_eq!(desk.confirm(&confirmation(&record, N1)), Err(superseded(&record))),
+            &|| {
+                let (all, held) = ((Serial(0), record.serial), [holding(&record)]);
+                desk.catalog.reconcile(N1, all.0, all.1, &held, LATER).expect("compared");
+            },
+        ];
+        for say in is_there {
+            assert_eq!(desk.condemned(N1).len(), 1);
+            say();
+            deleted();
+            assert_eq!(desk.condemned(N1).len(), 1, "it may have come after it was deleted");
+        }
+        deleted();
         assert_eq!(desk.condemned(N1), []);
+        desk.confirm(&confirmation(&record, N1)).expect("a new copy");
     });
 }
 

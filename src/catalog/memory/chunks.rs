@@ -64,8 +64,8 @@ impl Model {
         let Confirmation { account, id, serial, length, wanted, node, reason } = *said;
         self.able_node(node)?;
         let superseded = Refusal::Superseded { id, serial };
-        let mark = self.condemned.get(&(node, serial));
-        if mark.is_some_and(Mark::is_final) {
+        if let Some(mark) = self.condemned.get_mut(&(node, serial)).filter(|mark| mark.is_final()) {
+            mark.is_there = true;
             return Err(superseded);
         }
         let is_free = (1..self.next).contains(&serial.0) && !self.chunks.contains_key(&serial);
@@ -126,8 +126,9 @@ impl Model {
                 result.lost.extend(self.lose(node, counted.serial));
             }
         }
-        self.condemned.retain(|(on, serial), _| {
-            *on != node || !(from..=to).contains(serial) || held.contains_key(serial)
+        self.condemned.retain(|(on, serial), mark| {
+            let is_here = *on == node && (from..=to).contains(serial);
+            !is_here || mark.is_final() || held.contains_key(serial)
         });
         for (serial, held) in held {
             let is_final = self.condemned.get(&(node, serial)).is_some_and(Mark::is_final);
@@ -141,8 +142,9 @@ impl Model {
                 }
                 _ => {
                     let why = Condemned::Unknown;
-                    let mark = Mark { why, purge: false, due: unknown_due };
-                    self.condemned.entry((node, serial)).or_insert(mark);
+                    let mark = Mark { why, purge: false, due: unknown_due, is_there: false };
+                    let mark = self.condemned.entry((node, serial)).or_insert(mark);
+                    mark.is_there = mark.is_final();
                     result.unknown.push(serial);
                 }
             }

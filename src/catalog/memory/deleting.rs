@@ -15,11 +15,18 @@ pub(super) struct Mark {
     pub purge: bool,
     /// The beginning of time for an unknown one that was named already.
     pub due: WallTime,
+    /// The node said that it is there since it was named last.
+    pub is_there: bool,
 }
 
 impl Mark {
     pub(super) fn at_once(why: Condemned, purge: bool) -> Mark {
-        Mark { why, purge, due: WallTime(0) }
+        Mark { why, purge, due: WallTime(0), is_there: false }
+    }
+
+    /// It was named, and not said to be there since.
+    pub(super) fn was_named(&self) -> bool {
+        self.due == WallTime(0) && !self.is_there
     }
 
     /// No confirmation takes it back.
@@ -145,7 +152,7 @@ impl Model {
                 && mark.due <= now
                 && (with_unknown || mark.why != Condemned::Unknown);
             if is_asked && copies.len() < limit {
-                mark.due = WallTime(0);
+                (mark.due, mark.is_there) = (WallTime(0), false);
                 copies.push(CondemnedCopy { serial: *serial, why: mark.why, purge: mark.purge });
             }
         }

@@ -271,7 +271,9 @@ impl Catalog for MemoryCatalog {
 
     fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError> {
         let mut model = self.model();
-        model.condemned.retain(|(on, serial), _| *on != node || !serials.contains(serial));
+        model.condemned.retain(|(on, serial), mark| {
+            *on != node || !serials.contains(serial) || !mark.was_named()
+        });
         Ok(())
     }
 

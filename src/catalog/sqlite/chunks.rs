@@ -78,6 +78,7 @@ fn confirm(
     let Confirmation { id, serial, length, node, .. } = *said;
     let mark = condemned::mark(books, node, serial)?;
     if mark.is_some_and(|mark| mark.is_final()) {
+        condemned::is_there(books, node, serial)?;
         return Ok(Err(Refusal::Superseded { id, serial }));
     }
     let Some(old) = confirmed_chunk(books, said, lease_until)? else {

@@ -14,6 +14,9 @@ use crate::ids::{NodeId, Serial};
 
 /// Due at once. An `Unknown` copy with this date was named to somebody who may have it deleted.
 const AT_ONCE: WallTime = WallTime(0);
+/// Due at once, and said to be there since it was last named: whoever was told then and has deleted it
+/// may have done so before it came, and must be told again.
+const AGAIN: WallTime = WallTime(1);
 
 /// Why a copy is condemned, and from when on it is to be deleted.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +28,7 @@ pub(super) struct Mark {
 impl Mark {
     /// No confirmation takes it back.
     pub(super) fn is_final(&self) -> bool {
-        self.why != Condemned::Unknown || self.due == AT_ONCE
+        self.why != Condemned::Unknown || self.due <= AGAIN
     }
 }
 
@@ -93,6 +96,22 @@ pub(super) fn enter(books: &mut Books, entered: &Entered) -> Done<()> {
     books.sums.condemned += 1;
     books.sums.unknown += u64::from(why == Condemned::Unknown);
     Ok(())
+}
+
+/// The node says that it holds a copy for whose deletion an order may be out.
+pub(super) fn is_there(books: &mut Books, node: NodeId, serial: Serial) -> Done<()> {
+    let sql = "UPDATE condemned SET due = ? WHERE node = ? AND serial = ?";
+    let key = (time(AGAIN), node.0, signed(serial.0));
+    books.conn.prepare_cached(sql)?.execute(key)?;
+    Ok(())
+}
+
+/// The node has deleted it, as it was told. It may have come again since.
+pub(super) fn deleted(books: &mut Books, node: NodeId, serial: Serial) -> Done<()> {
+    match mark(books, node, serial)? {
+        Some(mark) if mark.due == AT_ONCE => strike(books, node, serial),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Forgets that the copy is condemned; one that is not is passed over.
@@ -172,7 +191,8 @@ fn trim_copy(
 /// A condemned copy that is due.
 pub(super) struct Due {
     pub copy: CondemnedCopy,
-    pub is_final: bool,
+    /// As it was left by the last one who asked.
+    pub is_named: bool,
 }
 
 pub(super) fn due(
@@ -195,8 +215,8 @@ pub(super) fn due(
     while let Some(row) = rows.next()? {
         let why = why(row, 1)?;
         let serial = Serial(unsigned(row, 0)?);
-        let is_final = Mark { why, due: WallTime(unsigned(row, 3)?) }.is_final();
-        found.push(Due { copy: CondemnedCopy { serial, why, purge: row.get(2)? }, is_final });
+        let is_named = WallTime(unsigned(row, 3)?) == AT_ONCE;
+        found.push(Due { copy: CondemnedCopy { serial, why, purge: row.get(2)? }, is_named });
     }
     Ok(found)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::Connection;
 
 use super::chunks::{add_copy, lose_copy, update};
-use super::condemned::{self, Entered};
+use super::condemned::{self, Entered, Mark};
 use super::nodes::check_can_hold;
 use super::rows::{
     ChunkRow, Done, chunk_by_serial, chunk_columns, chunk_row, copies_from_bytes, signed, unsigned,
@@ -77,7 +77,10 @@ pub(super) fn reconcile(
         }
     }
     let marks = condemned::marks(&books.conn, node, from, to)?;
-    for serial in marks.keys().filter(|serial| !held.contains_key(serial)) {
+    // For the others an order may be out, which would hit what is stored there again.
+    let not_held =
+        |(serial, mark): &(&Serial, &Mark)| !mark.is_final() && !held.contains_key(serial);
+    for (serial, _) in marks.iter().filter(not_held) {
         condemned::strike(books, node, *serial)?;
     }
     for (serial, held) in held {
@@ -88,7 +91,12 @@ pub(super) fn reconcile(
                 condemned::strike(books, node, serial)?;
                 result.found += count(books, &row, node)?;
             }
-            (_, Some(_)) => result.unknown.push(serial),
+            (_, Some(mark)) => {
+                if mark.is_final() {
+                    condemned::is_there(books, node, serial)?;
+                }
+                result.unknown.push(serial);
+            }
             (None, None) => {
                 condemn_unknown(books, node, held, unknown_due)?;
                 result.unknown.push(serial);

@@ -246,7 +246,7 @@ impl Catalog for SqliteCatalog {
         let due = self.scan("list condemned copies", |conn| {
             condemned::due(conn, node, after, with_unknown, now, limit)
         })?;
-        if due.iter().all(|copy| copy.is_final) {
+        if due.iter().all(|copy| copy.is_named) {
             return Ok(due.into_iter().map(|copy| copy.copy).collect());
         }
         self.change("condemn copies for good", move |b| condemned::make_final(b, node, &due, now))
@@ -255,7 +255,7 @@ impl Catalog for SqliteCatalog {
     fn deleted_copies(&self, node: NodeId, serials: &[Serial]) -> Result<(), CatalogError> {
         let serials = serials.to_vec();
         self.change("forget deleted copies", move |b| {
-            serials.iter().try_for_each(|serial| condemned::strike(b, node, *serial))
+            serials.iter().try_for_each(|serial| condemned::deleted(b, node, *serial))
         })
     }
 

@@ -1,7 +1,7 @@
 //! Orders, and the copies that they bring.
 
 use super::*;
-use crate::main_server::node::{Given, Purpose};
+use crate::main_server::node::{Given, OrderState, Purpose};
 use crate::token::Operation;
 
 /// Two nodes with a committed chunk of which three copies are wanted.
@@ -152,9 +152,10 @@ fn an_order_has_time_while_others_get_done_and_more_for_a_large_chunk() {
         let order = Order { order, token, action: Action::Verify {} };
         let (serial, from, targets) = (Serial(order.order), node.id, Vec::new());
         let purpose = Purpose::Move { serial, from, targets, length };
-        assert!(
-            nodes.give(node.id, Given { order, purpose, since: desk.clock.now(), is_sent: true })
-        );
+        assert!(nodes.give(
+            node.id,
+            Given { order, purpose, since: desk.clock.now(), state: OrderState::Sent }
+        ));
     };
     give(1, 0);
     give(2, 0);

@@ -227,6 +227,54 @@ fn what_is_stored_again_while_its_delete_is_under_way_is_not_touched_by_it() {
 }
 
 #[test]
+fn no_order_to_delete_goes_out_while_the_deletion_before_it_is_being_noted() {
+    let (desk, [mut node], _) = one_file();
+    purge(&desk, "/f");
+    let (order, _) = removal(&mut node);
+    let (main, nodes) = (&desk.server.main, &desk.server.main.nodes);
+    let session = super::copying::node_session(&desk, node.id);
+    let control = || nodes.lock().nodes[&node.id].control.clone().expect("it is connected");
+    let beat = Heartbeat { acknowledged: vec![order.order].into(), ..node.beat() };
+    let closed = nodes.beat(node.id, control(), &beat).expect("at work").closed;
+    assert_eq!(closed.len(), 1);
+    // The catalog has it condemned still: a second order would hit what is stored there again.
+    let given = || nodes.lock().nodes[&node.id].orders.keys().copied().collect::<Vec<_>>();
+    main.condemned();
+    main.keep_up();
+    assert_eq!(given(), [order.order]);
+    assert_eq!(nodes.orders_to_send(node.id, session).len(), 0, "nor is the first one repeated");
+    assert_eq!(nodes.beat(node.id, control(), &beat).expect("at work").closed.len(), 0);
+    desk.clock.advance(DAY);
+    main.keep_up();
+    assert_eq!(given(), [order.order], "nor taken back");
+    main.note_removed(node.id, &closed).expect("a catalog");
+    assert_eq!((given(), totals(&desk).copies), (vec![], 0));
+    node.heartbeat();
+    assert!(has_nothing_to_delete(&desk, &mut node));
+}
+
+#[test]
+fn what_came_to_a_node_while_it_was_to_be_deleted_there_is_deleted_after_all() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = [desk.node()];
+    let place = desk.place(1, id(1));
+    node_of(&mut nodes, place.node).stored(&place.token).expect("it counts");
+    ok(&desk.commit("/f", 1, &[id(1)]));
+    let serial = desk.record(id(1)).serial;
+    let [node] = &mut nodes;
+    purge(&desk, "/f");
+    let (order, _) = removal(node);
+    // It is deleted there, and stored once more before that was heard.
+    node.stored(&place.token).expect_err("it is condemned");
+    node.acknowledge(order.order);
+    let (again, serials) = removal(node);
+    assert_eq!((again.order != order.order, serials), (true, vec![serial]));
+    node.acknowledge(again.order);
+    assert!(has_nothing_to_delete(&desk, node));
+    assert_eq!(totals(&desk).copies, 0);
+}
+
+#[test]
 fn a_commit_that_relied_on_what_was_purged_meanwhile_is_told_so() {
     let (desk, mut nodes, _) = one_file();
     let reply = desk.allocate(1, &[id(1)]).expect("stored already");
@@ -281,6 +329,22 @@ fn unknown_copies_are_deleted_after_a_day_unless_they_are_many() {
     desk.client().call(&Adopt { what: Adopted::Deletes }).expect("an admin's right");
     assert_eq!(removal(&mut nodes[0]).1.len(), 1001);
     assert!(notices(&desk).is_empty());
+}
+
+#[test]
+fn unknown_copies_wait_for_a_day_however_short_leases_are() {
+    let key = Secret::random();
+    let catalog = Arc::new(MemoryCatalog::new("admin", &key.fingerprint()));
+    let lease = Duration::from_secs(60);
+    let config = Config { heartbeat: SHORT, upload_lease: lease, ..Config::default() };
+    let desk = Desk::with(catalog, key, config);
+    let mut nodes = [desk.node()];
+    nodes[0].compare_holding(&unknown(7, 3));
+    pass(&desk, DAY - lease, &mut nodes);
+    assert!(has_nothing_to_delete(&desk, &mut nodes[0]));
+    pass(&desk, lease + SHORT, &mut nodes);
+    desk.server.main.condemned();
+    assert_eq!(removal(&mut nodes[0]).1.len(), 3);
 }
 
 #[test]

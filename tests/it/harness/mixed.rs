@@ -312,7 +312,7 @@ impl Expected {
                         assert_eq!(
                             held.len(),
                             copies,
-                            "{path}: chunk {} on {held:?}",
+                            "{path}: chunk {} on {held:?}, counted on {counted:?}",
                             chunk.serial
                         );
                         assert_eq!(counted.len(), copies, "{path}: {counted:?}");
