@@ -139,15 +139,16 @@ impl Node {
 
     fn stop_all(&mut self) {
         let Some(stop) = self.stop.take() else { return };
-        drop(stop);
         let shared = self.shared.clone();
+        // A stale copy must not say goodbye in the name of the node that it is not any more. While the
+        // control connection stands: the end of that alone has copies made of what is here.
+        let parts = self.control.is_some() && !shared.is_given_up();
+        let is_heard = parts && control::part(&shared);
+        drop(stop);
         shared.orders.stop();
         if let Some(member) = shared.member() {
             member.store.wake_compaction();
         }
-        // A stale copy must not say goodbye in the name of the node that it is not any more.
-        let parts = self.control.is_some() && !shared.is_given_up();
-        let is_heard = parts && control::part(&shared);
         shared.links.control.cut();
         shared.links.journal.cut();
         join_thread(self.control.take());

@@ -58,6 +58,10 @@ pub enum Told {
         node: NodeId,
         back_in_s: Option<u64>,
     },
+    /// The connection of its heartbeats is over.
+    ControlEnded {
+        node: NodeId,
+    },
     /// A `drop_me` for good.
     Leave {
         node: NodeId,

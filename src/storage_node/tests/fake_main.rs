@@ -120,11 +120,13 @@ struct FakeService(Arc<Shared>);
 impl Service for FakeService {
     fn serve(&self, connection: &mut ServerConnection) {
         let mut node = None;
+        let mut is_control = false;
         while connection.next_request().is_some() {
             let request = ToMain::parse(connection.request_json());
             if !matches!(request, Ok(ToMain::Hello(_))) {
                 self.hang();
             }
+            is_control |= matches!(request, Ok(ToMain::Heartbeat(_)));
             let is_open = match request {
                 Ok(ToMain::Hello(hello)) => {
                     let reply = self.hello(&hello);
@@ -149,8 +151,11 @@ impl Service for FakeService {
                 Err(error) => connection.reply::<()>(Err(error.into()), &[]),
             };
             if !is_open {
-                return;
+                break;
             }
+        }
+        if let Some(node) = node.filter(|_| is_control) {
+            self.tell(Told::ControlEnded { node });
         }
     }
 }

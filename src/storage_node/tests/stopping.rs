@@ -3,12 +3,14 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::ids::{Incarnation, NodeId, Secret};
 use crate::storage_node::{Leaving, Node, NodeConfig, NodeError};
+use crate::token::Operation;
 use crate::wire::admin::DrainReply;
-use crate::wire::node_to_main::DropMeReply;
+use crate::wire::node_to_main::{Action, DropMeReply, Order, Target};
 use crate::wire::{Fault, FaultCode};
 
-use super::fake_main::{DEADLINE, FakeMain, Told};
+use super::fake_main::{DEADLINE, FakeMain, KnownNode, Told};
 use super::talk::*;
 
 #[test]
@@ -18,6 +20,33 @@ fn a_stopping_node_says_goodbye_and_when_it_is_back() {
     let number = node.number();
     node.node.stop();
     assert!(main.told_so_far().contains(&Told::DropMe { node: number, back_in_s: Some(77) }));
+}
+
+/// Between two heartbeats, too, as here, where there is an order to which it never comes to an end.
+#[test]
+fn a_node_says_goodbye_before_its_control_connection_ends() {
+    let main = FakeMain::start();
+    let node = join(&main);
+    let number = node.number();
+    store(&main, &node.node, 1, b"bytes").unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = NodeId(7);
+    let to = main.token(Operation::Duplicate, target, 1, b"bytes");
+    let action = Action::Copy { targets: vec![Target { node: target, token: to }] };
+    let token = main.token(Operation::Fetch, number, 1, b"bytes");
+    main.announce(|books| {
+        let (secret, incarnation) = (Secret::random(), Incarnation::random());
+        let address = silent.local_addr().unwrap().into();
+        books.nodes.insert(target, KnownNode { secret, incarnation, address });
+        books.orders.push((number, Order { order: 1, token, action }));
+    });
+    let _copying = silent.accept().unwrap();
+    node.node.stop();
+    let told = main.told_so_far();
+    let place = |what: &dyn Fn(&Told) -> bool| told.iter().position(what);
+    let parted = place(&|told| matches!(told, Told::DropMe { .. })).expect("it says goodbye");
+    let ended = place(&|told| matches!(told, Told::ControlEnded { .. }));
+    assert!(ended.is_none_or(|ended| parted < ended), "{told:?}");
 }
 
 #[test]
@@ -40,7 +69,7 @@ fn a_node_stops_soon_though_its_main_server_hangs_and_a_store_waits_for_it() {
     main.announce(|books| books.hangs = true);
     thread::scope(|scope| {
         let address = node.node.advertised().clone();
-        let token = main.token(crate::token::Operation::Store, node.number(), 1, b"waits");
+        let token = main.token(Operation::Store, node.number(), 1, b"waits");
         let store = scope.spawn(move || {
             let chunk = (blake3(b"waits"), &b"waits"[..], token);
             store_all(&mut connect_to(&address), &[chunk])
