@@ -37,6 +37,10 @@ impl Main {
             self.condemned();
         }
 
+        // One that came late, or that two had made: nobody else looks at the chunk again so soon.
+        let is_surplus = |record: &&ChunkRecord| record.copies.len() > record.wanted.into();
+        let surplus: Vec<Serial> =
+            confirmed.iter().flatten().filter(is_surplus).map(|record| record.serial).collect();
         let mut targeting = Targeting::new(self);
         let mut confirmed = confirmed.into_iter();
         let outcome = |proof: Result<Claims, Fault>| {
@@ -54,6 +58,10 @@ impl Main {
         };
         let chunks: Outcomes = proofs.into_iter().map(outcome).map(Outcome::from).collect();
         self.placed(&targeting.placer);
+        if !surplus.is_empty() {
+            self.see_to(surplus);
+            self.wake_upkeep();
+        }
         Ok(StoredReply { nodes: targeting.addresses, chunks: chunks.into() })
     }
 

@@ -90,6 +90,10 @@ impl Main {
             self.see_to(reconciled.lost.iter().map(|record| record.serial));
             self.wake_upkeep();
         }
+        // They may be too many. When a node that was away is back, all is counted anyway.
+        if reconciled.found > 0 && self.nodes.live().contains(&node) {
+            self.survey.look_again();
+        }
         if unknown > 0 {
             log::warn!("copies unknown to the books node={node} count={unknown}");
             self.condemned();

@@ -48,6 +48,11 @@ impl Main {
                 .map_err(|error| self.fault(error))?,
         };
         self.copy_what_commits_lack(account, &committed)?;
+        // A copy on a node that has gone meanwhile was taken for a live one, and whoever looked at the
+        // chunk then may have found that nothing refers to it.
+        if !live.is_subset(&self.nodes.live()) {
+            self.survey.look_again();
+        }
         let mut committed = committed.into_iter();
         let outcome = |file: Result<NewFile, Fault>| {
             file?;

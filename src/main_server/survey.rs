@@ -86,6 +86,12 @@ impl Survey {
         self.wake();
     }
 
+    /// Counts all chunks anew: something may be wrong with some of which nobody spoke.
+    pub fn look_again(&self) {
+        self.lock().renew();
+        self.wake();
+    }
+
     /// Nothing is counted before this, or from now on.
     pub fn wait_until(&self, not_before: Option<Moment>) {
         let mut state = self.lock();
@@ -326,10 +332,15 @@ fn serials_of(page: &[SurveyedChunk]) -> Vec<Serial> {
     page.iter().map(|chunk| chunk.record.serial).collect()
 }
 
-/// What is wrong with the chunk. One that nothing refers to need only be moved off nodes that leave.
+/// What is wrong with the chunk. One that nothing refers to may lack copies: its upload goes on, or came
+/// to nothing, and a commit that refers to it says what it lacks. What it has too many is seen here alone.
 fn trouble(chunk: &SurveyedChunk, view: &View) -> Option<Troubled> {
     let found = view.trouble(&chunk.record)?;
-    (chunk.is_referred || found.trouble == Trouble::Leaving).then_some(found)
+    let is_due = match found.trouble {
+        Trouble::Leaving | Trouble::Surplus => true,
+        Trouble::Few | Trouble::Single | Trouble::Unreadable | Trouble::Lost => chunk.is_referred,
+    };
+    is_due.then_some(found)
 }
 
 /// The chunks about which something is to be done now.

@@ -217,6 +217,44 @@ fn what_was_read_lately_is_repaired_first_and_no_faster_than_a_person_allows() {
 }
 
 #[test]
+fn a_copy_too_many_is_seen_and_trimmed_when_it_comes() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = stored(&desk, 3, 2, 1);
+    until("all is counted", || is_well(&desk));
+    let record = desk.record(id(1));
+    let third = nodes.iter().find(|node| record.copies.iter().all(|copy| copy.node != node.id));
+    let third = third.expect("one of three").id;
+    // Asked for when it seemed to be needed, and late.
+    let copy = crate::catalog::Copy { node: third, reason: 0 };
+    let mut addresses = Default::default();
+    let targets = desk.server.main.targets_for(&record, &[copy], &mut addresses);
+    node_of(&mut nodes, third).stored(&targets[0].token).expect("it counts");
+    until("it is trimmed", || desk.record(id(1)).copies.len() == 2);
+    until("all is well", || is_well(&desk));
+}
+
+/// It came before its node counted again, and before the commit of which the chunk is.
+#[test]
+fn a_copy_too_many_of_an_upload_that_goes_on_is_trimmed_when_its_node_is_back() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = stored(&desk, 3, 2, 0);
+    desk.store(2, id(1), &mut nodes);
+    until("all is counted", || is_well(&desk));
+    let record = desk.record(id(1));
+    let at = nodes.iter().position(|node| record.copies.iter().all(|copy| copy.node != node.id));
+    let third = &mut nodes[at.expect("one of three")];
+    let copy = crate::catalog::Copy { node: third.id, reason: 0 };
+    let mut addresses = Default::default();
+    let targets = desk.server.main.targets_for(&record, &[copy], &mut addresses);
+    third.restart().expect("added");
+    third.stored(&targets[0].token).expect("it counts, once the node does");
+    third.come_back(&desk);
+    until("it is trimmed", || desk.record(id(1)).copies.len() == 2);
+    ok(&desk.commit("/f", 2, &[id(1)]));
+    until("all is well", || is_well(&desk));
+}
+
+#[test]
 fn a_node_that_returns_has_what_is_too_many_trimmed() {
     let desk = Desk::new(SHORT);
     let mut nodes = stored(&desk, 4, 2, 16);
