@@ -32,6 +32,9 @@ use super::store::{Claim, Failure, Store, lock};
 
 /// How often what is left of a segment is looked for, when others change it meanwhile.
 const PASSES: usize = 4;
+/// Small segments leave as much room free as those of the usual size: the main server sends no chunk
+/// where none is.
+const ROOM_BYTES: u64 = 512 << 20;
 /// What a compaction may need beside its copies: headers, the list, a directory.
 const SPARE_BYTES: u64 = 4 * FIRST_RECORD_AT;
 
@@ -216,8 +219,8 @@ impl Store {
         lock(&self.state).shunned.insert(segment, until);
     }
 
-    /// True if trash that is due should make room: less than two segments are free, or a chunk was
-    /// refused.
+    /// True if trash that is due should make room: less than two segments, or what many uploads take
+    /// at once, is free, or a chunk was refused.
     fn is_short(&self) -> bool {
         let offered = self.options.offered_bytes;
         let (used, is_starved) = {
@@ -225,7 +228,7 @@ impl Store {
             (state.used, state.is_starved)
         };
         let free = offered.saturating_sub(used).min(self.meter.look().unwrap_or(0));
-        is_starved || free < (2 * self.options.segment_limit()).min(offered / 8)
+        is_starved || free < (2 * self.options.segment_limit()).max(ROOM_BYTES).min(offered / 8)
     }
 
     /// Waits for a compaction to free something, where a thread compacts, at most for `at_most`; false

@@ -149,3 +149,26 @@ fn trash_is_held_for_its_time_and_counts_as_free_to_take_afterwards() {
     assert_eq!(store.space().trash_held, 96);
     assert!(restore(&store, 1));
 }
+
+/// With small segments little was kept free: a store full of trash looked full to those who place
+/// chunks, and each chunk waited.
+#[test]
+fn trash_makes_room_before_a_chunk_is_refused_however_small_the_segments() {
+    let directory = directory();
+    let clock = Clock::manual(WallTime(5));
+    Store::create(directory.path(), store_id(), WallTime(5), &[]).unwrap();
+    let store = open_at(&directory, 64 << 10, 8 << 20, &clock);
+    let room = store.space().offered / 8;
+    let mut serial = 0;
+    while store.space().free > room - (100 << 10) {
+        serial += 1;
+        put(&store, &[chunk(serial, &bytes_of(serial, 50_000))]);
+        remove(&store, serial);
+    }
+    assert_eq!(store.compact_one(&mut |_| true).unwrap(), None, "all of it is still held");
+    clock.advance(Duration::from_secs(2 * 3600));
+    while store.compact_one(&mut |_| true).unwrap().is_some() {}
+    let space = store.space();
+    assert!(space.free >= room && space.trash_due > 0, "{space:?}");
+    close_and_check(store, &directory);
+}
