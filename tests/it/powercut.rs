@@ -24,6 +24,8 @@ const SMALL: [&str; 4] = ["--segment", "2M", "--trash-hold", "1ms"];
 /// Loads whose files are all read after each cut; those of older ones are removed, so that neither the
 /// small disks nor the time a cycle takes set a bound to a long run.
 const KEPT_LOADS: usize = 4;
+/// Half of the cycles wait until a node is dead, under a load of which all is read after each cut.
+const HEARTBEAT_MS: u64 = 200;
 
 /// Names a sync that the programs leave out.
 const LEAVE_OUT: &str = "P2PDFS_LEAVE_OUT_SYNC";
@@ -78,6 +80,7 @@ fn what_was_acknowledged_outlives_power_cuts() {
     let mut setup = Setup::new(NODES)
         .main_in(&main_disk.path())
         .nodes_in(&node_disk.path())
+        .heartbeat_ms(HEARTBEAT_MS)
         .main_args(&[&QUICK[..], lease].concat())
         .node_args(&SMALL)
         .env("P2PDFS_ENTRY_JOURNAL", journal.path());

@@ -23,6 +23,7 @@ pub struct Setup {
     main_dir: Option<PathBuf>,
     node_dirs: Option<PathBuf>,
     env: Vec<(String, PathBuf)>,
+    heartbeat_ms: u64,
     main_args: Vec<String>,
     node_args: Vec<String>,
     /// The address that the main server listens on.
@@ -38,6 +39,7 @@ impl Setup {
             main_dir: None,
             node_dirs: None,
             env: Vec::new(),
+            heartbeat_ms: 500,
             main_args: Vec::new(),
             node_args: Vec::new(),
             host: "127.0.0.1".to_string(),
@@ -65,6 +67,12 @@ impl Setup {
     /// An environment variable of every server.
     pub fn env(mut self, name: &str, value: impl Into<PathBuf>) -> Setup {
         self.env.push((name.to_string(), value.into()));
+        self
+    }
+
+    /// How often nodes are heard: twelve times that, and one that is away is dead.
+    pub fn heartbeat_ms(mut self, heartbeat_ms: u64) -> Setup {
+        self.heartbeat_ms = heartbeat_ms;
         self
     }
 
@@ -204,7 +212,8 @@ impl TestCluster {
     pub fn main_command(&self, address: &str) -> Command {
         let mut command = self.command(env!("CARGO_BIN_EXE_p2pdfs-main"));
         command.arg("--dir").arg(self.main_dir()).args(["--listen", address]);
-        command.args(["--heartbeat-ms", "500", "-v"]).args(&self.setup.main_args);
+        command.arg("--heartbeat-ms").arg(self.setup.heartbeat_ms.to_string());
+        command.arg("-v").args(&self.setup.main_args);
         command
     }
 
