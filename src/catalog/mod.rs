@@ -228,9 +228,9 @@ pub trait Catalog: Send + Sync {
     // serial that is condemned on a node cannot be confirmed there again.
 
     /// Condemns copies as `Surplus`, each if, in this very transaction, its chunk has at least
-    /// `wanted` further copies on nodes of `live` that are `Member`s (for a chunk that nothing
-    /// refers to, one), and at least one in any case. Returns for each whether it was. In the order
-    /// given, so that one trim is judged after those before it.
+    /// `wanted` further copies on nodes of `live` that are `Member`s, whether or not anything refers
+    /// to it, and at least one in any case. Returns for each whether it was. In the order given, so
+    /// that one trim is judged after those before it.
     fn trim_copies(
         &self,
         copies: &[(Serial, NodeId)],

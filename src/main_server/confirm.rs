@@ -37,11 +37,15 @@ impl Main {
             self.condemned();
         }
 
+        let mut targeting = Targeting::new(self);
         // One that came late, or that two had made: nobody else looks at the chunk again so soon.
-        let is_surplus = |record: &&ChunkRecord| record.copies.len() > record.wanted.into();
+        let live = &targeting.live;
+        let live_copies = |record: &ChunkRecord| {
+            record.copies.iter().filter(|copy| live.contains(&copy.node)).count()
+        };
+        let is_surplus = |record: &&ChunkRecord| live_copies(record) > record.wanted.into();
         let surplus: Vec<Serial> =
             confirmed.iter().flatten().filter(is_surplus).map(|record| record.serial).collect();
-        let mut targeting = Targeting::new(self);
         let mut confirmed = confirmed.into_iter();
         let outcome = |proof: Result<Claims, Fault>| {
             let claims = proof?;

@@ -85,6 +85,19 @@ fn copies_on_a_node_that_drains_are_no_reason_to_trim() {
 }
 
 #[test]
+fn an_upload_that_goes_on_keeps_as_many_live_copies_as_are_wanted() {
+    on_each(|desk| {
+        let reserved = desk.catalog.reserve(A, 2, LATER, &[(id(1), LENGTH)]);
+        let record = reserved.expect("answers").remove(0).expect("reserved");
+        for node in [N1, N2, N3] {
+            desk.confirm(&confirmation(&record, node)).expect("confirmed");
+        }
+        assert_eq!(desk.trim(&record, &[N1], &[1, 2]), [false], "its commit may rest on two");
+        assert_eq!(desk.trim(&record, &[N1], &[1, 2, 3]), [true]);
+    });
+}
+
+#[test]
 fn the_last_copy_is_never_surplus() {
     on_each(|desk| {
         let reserved = desk.catalog.reserve(A, 0, LATER, &[(id(1), LENGTH)]);

@@ -67,7 +67,6 @@ impl Model {
     }
 
     pub(super) fn trim(&mut self, serial: Serial, node: NodeId, live: &LiveNodes) -> bool {
-        let places = self.places(serial);
         let is_member = |node: NodeId| {
             self.nodes.iter().any(|n| n.id == node && n.standing == Standing::Member)
         };
@@ -77,7 +76,7 @@ impl Model {
             .copies
             .iter()
             .filter(|copy| copy.node != node && live.contains(&copy.node) && is_member(copy.node));
-        let needed = if places == 0 { 1 } else { record.wanted.max(1) };
+        let needed = record.wanted.max(1);
         if !is_on(record, node) || others.count() < needed.into() {
             return false;
         }

@@ -100,8 +100,8 @@ pub(super) fn enter(books: &mut Books, entered: &Entered) -> Done<()> {
 
 /// The node says that it holds a copy for whose deletion an order may be out.
 pub(super) fn is_there(books: &mut Books, node: NodeId, serial: Serial) -> Done<()> {
-    let sql = "UPDATE condemned SET due = ? WHERE node = ? AND serial = ?";
-    let key = (time(AGAIN), node.0, signed(serial.0));
+    let sql = "UPDATE condemned SET due = ? WHERE node = ? AND serial = ? AND due <> ?";
+    let key = (time(AGAIN), node.0, signed(serial.0), time(AGAIN));
     books.conn.prepare_cached(sql)?.execute(key)?;
     Ok(())
 }
@@ -173,11 +173,9 @@ fn trim_copy(
     let Some(row) = chunk_by_serial(&books.conn, serial)? else { return Ok(false) };
     let (own, others): (Vec<&Copy>, Vec<&Copy>) =
         row.record.copies.iter().partition(|copy| copy.node == node);
-    let needed = match row.refs {
-        0 => 1,
-        // The last copy is never surplus, whatever is wanted.
-        _ => row.record.wanted.max(1),
-    };
+    // The last copy is never surplus, whatever is wanted. And what nothing refers to may be about to be
+    // committed, on the strength of the copies that it has.
+    let needed = row.record.wanted.max(1);
     let others = others.iter().filter(|copy| counting.contains(&copy.node)).count();
     if own.is_empty() || others < needed.into() {
         return Ok(false);
