@@ -114,12 +114,15 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
+//! *What is not closed yet.* Three windows are known. A `stored` whose connection broke before its answer
 //! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
 //! order and that order was acknowledged on another connection, a copy counts that is gone, until the
 //! node's next inventory. And a node hears of marks with its heartbeats, and has them on its disk a minute
 //! later at the latest: a copy of the catalog that was made in the last seconds of its main server is
-//! taken for the original, and one of its last minute by a node that was killed together with it.
+//! taken for the original, and one of its last minute by a node that was killed together with it. And an
+//! order to delete that waits at a node behind others, while its main server ends and an older one takes
+//! its place and is adopted by a person, is carried out after that, though the older one counts the copy;
+//! it finds the bytes in the trash when the node is compared next.
 //!
 //! # 3. Nobody reads or writes what they were not granted
 //!
