@@ -261,8 +261,8 @@ pub trait Catalog: Send + Sync {
     ) -> Result<Collected, CatalogError>;
 
     /// Copies condemned on `node` and due at `now`, with serials above `after`, by serial, at most
-    /// `limit`; those condemned as `Unknown` only if `with_unknown`. All of them are condemned
-    /// durably, and no confirmation can take that back any more.
+    /// `limit`; those condemned as `Unknown` only if `with_unknown`, or if they were named before. All
+    /// of them are condemned durably, and no confirmation can take that back any more.
     fn condemned_on(
         &self,
         node: NodeId,

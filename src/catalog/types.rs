@@ -130,6 +130,9 @@ pub struct CondemnedCopy {
     pub why: Condemned,
     /// To be deleted on its node at once, and not kept as trash.
     pub purge: bool,
+    /// It was decided before that it is to be deleted: by what condemned it, or, where that was its
+    /// unknown serial, when it was named first.
+    pub is_decided: bool,
 }
 
 /// Why a copy was condemned.
@@ -162,7 +165,7 @@ pub struct Collected {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CondemnedTotals {
     pub copies: u64,
-    /// Of these, those with `Condemned::Unknown`.
+    /// Of these, those with `Condemned::Unknown` that were never named as to be deleted.
     pub unknown: u64,
 }
 

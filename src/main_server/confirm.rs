@@ -34,7 +34,7 @@ impl Main {
         self.nodes.redeem(node, proofs.iter().flatten());
         // A copy that came too late may have been condemned for it.
         if confirmed.iter().any(|result| matches!(result, Err(Refusal::Superseded { .. }))) {
-            self.condemned();
+            self.condemned_on([node]);
         }
 
         let mut targeting = Targeting::new(self);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::Main;
 use super::node::{Given, OrderState, Purpose};
 use super::nodes::Nodes;
-use crate::catalog::{CatalogError, Condemned, CondemnedCopy};
+use crate::catalog::{CatalogError, CondemnedCopy};
 use crate::clock::Moment;
 use crate::ids::{AccountId, ChunkId, HashAlgorithm, KeyId, NodeId, Serial};
 use crate::policy::brakes::DeleteBrake;
@@ -49,6 +49,17 @@ enum Ordered {
     Refused,
 }
 
+impl Planned {
+    /// Looks at this node next, or at all.
+    fn look_at(&mut self, node: Option<NodeId>) {
+        match node {
+            Some(node) => drop(self.next.remove(&node)),
+            None => self.next.clear(),
+        }
+        self.news += 1;
+    }
+}
+
 impl Deletes {
     /// The state holds no invariant across its lock that a panic could break.
     fn lock(&self) -> MutexGuard<'_, Planned> {
@@ -70,11 +81,20 @@ impl Nodes {
         });
         free.map(|node| node.id).collect()
     }
+}
 
-    /// What these removals did is in the catalog, or never will be: the node has them no more.
-    fn removals_noted(&self, node: NodeId, closed: &[Given]) {
-        if let Some(node) = self.lock().nodes.get_mut(&node) {
-            for given in closed.iter().filter(|given| given.is_removal()) {
+/// Removals that are being noted. Once it is dropped, be it for a panic, what they did is in the
+/// catalog, or never will be: the node has them no more.
+pub(super) struct Noting<'a> {
+    pub nodes: &'a Nodes,
+    pub node: NodeId,
+    pub closed: &'a [Given],
+}
+
+impl Drop for Noting<'_> {
+    fn drop(&mut self) {
+        if let Some(node) = self.nodes.lock().nodes.get_mut(&self.node) {
+            for given in self.closed.iter().filter(|given| given.is_removal()) {
                 node.orders.remove(&given.order.order);
             }
         }
@@ -84,9 +104,14 @@ impl Nodes {
 impl Main {
     /// Something was condemned: every node is looked at.
     pub(super) fn condemned(&self) {
+        self.deletes.lock().look_at(None);
+        self.wake_upkeep();
+    }
+
+    /// The same where it is known on which nodes.
+    pub(super) fn condemned_on(&self, nodes: impl IntoIterator<Item = NodeId>) {
         let mut planned = self.deletes.lock();
-        planned.next.clear();
-        planned.news += 1;
+        nodes.into_iter().for_each(|node| planned.look_at(Some(node)));
         drop(planned);
         self.wake_upkeep();
     }
@@ -152,18 +177,20 @@ impl Main {
         if due.is_empty() {
             return Ok(Ordered::Nothing);
         }
+        // They are named now, so whoever asks next gets them, too.
+        let let_go = due.iter().filter(|copy| !copy.is_decided).count() as u64;
+        self.deletes.lock().brake.let_go(now, let_go);
         let Some(reach) = self.nodes.reach(node) else { return Ok(Ordered::Refused) };
         // What is purged goes first, in orders of its own.
         let purge = due.iter().any(|copy| copy.purge);
         let chosen: Vec<CondemnedCopy> =
             due.into_iter().filter(|copy| copy.purge == purge).collect();
-        let unknown = chosen.iter().filter(|copy| copy.why == Condemned::Unknown).count() as u64;
         let serials: Vec<Serial> = chosen.iter().map(|copy| copy.serial).collect();
         let token = reach.mint(removal(node, &serials, self.nodes.expiry()));
         let action = Action::Remove { serials: serials.clone().into(), purge };
         let order = Order { order: self.next_order(), token, action };
         log::debug!("deletes ordered node={node} copies={} purge={purge}", serials.len());
-        let purpose = Purpose::Remove { serials, unknown };
+        let purpose = Purpose::Remove { serials };
         let given = Given { order, purpose, since: now, state: OrderState::ToSend };
         Ok(if self.nodes.give(node, given) { Ordered::Given } else { Ordered::Refused })
     }
@@ -171,18 +198,17 @@ impl Main {
     /// The node has acknowledged these orders: what they were to delete is gone there, durably. Only
     /// once that is in the catalog may the node be given another order to delete.
     pub(super) fn note_removed(&self, node: NodeId, closed: &[Given]) -> Result<(), Fault> {
+        let noting = Noting { nodes: &self.nodes, node, closed };
         let noted = closed.iter().try_for_each(|given| self.note_deleted(node, &given.purpose));
-        self.nodes.removals_noted(node, closed);
+        drop(noting);
         noted.map_err(|error| self.fault(error))
     }
 
     fn note_deleted(&self, node: NodeId, purpose: &Purpose) -> Result<(), CatalogError> {
-        let Purpose::Remove { serials, unknown } = purpose else { return Ok(()) };
+        let Purpose::Remove { serials } = purpose else { return Ok(()) };
         self.catalog.deleted_copies(node, serials)?;
         log::info!("copies deleted node={node} count={}", serials.len());
-        let mut planned = self.deletes.lock();
-        planned.brake.done(self.clock.now(), *unknown);
-        planned.next.remove(&node);
+        self.deletes.lock().next.remove(&node);
         Ok(())
     }
 

@@ -90,13 +90,12 @@ impl Main {
             self.see_to(reconciled.lost.iter().map(|record| record.serial));
             self.wake_upkeep();
         }
-        // They may be too many. When a node that was away is back, all is counted anyway.
-        if reconciled.found > 0 && self.nodes.live().contains(&node) {
-            self.survey.look_again();
+        if reconciled.found > 0 {
+            self.nodes.found(node);
         }
         if unknown > 0 {
             log::warn!("copies unknown to the books node={node} count={unknown}");
-            self.condemned();
+            self.condemned_on([node]);
         }
         let restore = restore.into_iter().map(|holding| holding.serial).collect();
         Ok(HoldingsReply { found: reconciled.found, lost, unknown, restore })
@@ -125,7 +124,10 @@ impl Main {
         if let Some(key) = self.nodes.granted_key(node) {
             self.take_key(node, key)?;
         }
-        self.nodes.compared(node);
+        // What was found may be too much. Nobody may have noticed that the node was away.
+        if self.nodes.compared(node) {
+            self.survey.look_again();
+        }
         self.wake_upkeep();
         Ok(Done {})
     }

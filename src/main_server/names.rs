@@ -3,7 +3,9 @@
 
 use super::Main;
 use super::fault::{bound_named_chunks, check_copies, invalid, path};
-use crate::catalog::{AccountRecord, Committed, Condition, MAX_PARTS, Manifest, NewFile, Refusal};
+use crate::catalog::{
+    AccountRecord, Committed, Condition, LiveNodes, MAX_PARTS, Manifest, NewFile, Refusal,
+};
 use crate::ids::{ChunkId, Version};
 use crate::wire::to_main::*;
 use crate::wire::{Fault, MAX_ITEMS, MAX_JSON_BYTES, MAX_PART_CHUNKS, Outcome};
@@ -29,6 +31,16 @@ impl Main {
         account: &AccountRecord,
         request: Commit,
     ) -> Result<CommitReply, Fault> {
+        self.commit_by(account, request, &self.nodes.live())
+    }
+
+    /// The same, where these nodes were alive when it began.
+    pub(super) fn commit_by(
+        &self,
+        account: &AccountRecord,
+        request: Commit,
+        live: &LiveNodes,
+    ) -> Result<CommitReply, Fault> {
         let chunks = request.files.iter().filter_map(|file| file.chunks.as_ref());
         if chunks.map(|chunks| chunks.len()).sum::<usize>() > MAX_PART_CHUNKS {
             let why =
@@ -39,12 +51,12 @@ impl Main {
         let files = request.files.into_vec().into_iter().map(new_file);
         let files: Vec<Result<NewFile, Fault>> = files.collect();
         let good: Vec<NewFile> = files.iter().flatten().cloned().collect();
-        let (now, live) = (self.clock.wall(), self.nodes.live());
+        let now = self.clock.wall();
         let committed = match good.is_empty() {
             true => Vec::new(),
             false => self
                 .catalog
-                .commit_files(account.id, request_id, now, &live, &good)
+                .commit_files(account.id, request_id, now, live, &good)
                 .map_err(|error| self.fault(error))?,
         };
         self.copy_what_commits_lack(account, &committed)?;

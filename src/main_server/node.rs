@@ -49,10 +49,8 @@ pub enum Purpose {
     Verify {
         serial: Serial,
     },
-    /// `unknown` of these are copies that nobody's removal explains.
     Remove {
         serials: Vec<Serial>,
-        unknown: u64,
     },
 }
 
@@ -98,6 +96,8 @@ pub struct Node {
     pub signs: Signs,
     /// It was added since this main server's start.
     pub is_added: bool,
+    /// Copies were found in a comparison that is not over.
+    pub has_found: bool,
     pub control: Option<Control>,
     pub room: Room,
     pub transfers: u32,
@@ -166,6 +166,7 @@ impl Node {
             standing: record.standing,
             signs: Signs { heard: now, connected: false, compared: false, stopped: None },
             is_added: false,
+            has_found: false,
             control: None,
             room,
             transfers: 0,

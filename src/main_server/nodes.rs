@@ -232,11 +232,19 @@ impl Nodes {
         self.lock().nodes.get(&node)?.granted_key
     }
 
-    /// The comparison of what the node holds is over.
-    pub fn compared(&self, node: NodeId) {
+    /// Copies count on the node from now on of which the books did not know.
+    pub fn found(&self, node: NodeId) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
-            node.signs.compared = true;
+            node.has_found = true;
         }
+    }
+
+    /// The comparison of what the node holds is over. True when copies were found in it.
+    pub fn compared(&self, node: NodeId) -> bool {
+        let mut table = self.lock();
+        let Some(node) = table.nodes.get_mut(&node) else { return false };
+        node.signs.compared = true;
+        std::mem::take(&mut node.has_found)
     }
 
     /// The node goes, by its own word, and is waited for until `back_by`.

@@ -389,7 +389,7 @@ impl Main {
                 false => queue.later(*task, now + TRIM_PAUSE),
             }
         }
-        self.condemned();
+        self.condemned_on(trims.iter().map(|(_, node, _)| *node));
         Ok(())
     }
 }

@@ -124,24 +124,24 @@ fn apart(a: WallTime, b: WallTime) -> Duration {
 /// removal, an expiry or verified copies elsewhere, never come here.
 #[derive(Debug, Clone, Default)]
 pub struct DeleteBrake {
-    /// Those that were carried out of late, beyond what was granted.
-    done: VecDeque<(Moment, u64)>,
+    /// Those that were let go of late, beyond what was granted.
+    lately: VecDeque<(Moment, u64)>,
     /// How many more a person has let go.
     granted: u64,
     is_held: bool,
 }
 
 impl DeleteBrake {
-    /// True when unexplained deletes may be ordered, where `waiting` are condemned and not deleted
+    /// True when unexplained deletes may be ordered, where `waiting` are condemned and not let go
     /// yet. Once it says no, it does so until a person lets them go, or none is left.
     pub fn lets_go(&mut self, now: Moment, chunks: u64, waiting: u64) -> bool {
-        while self.done.front().is_some_and(|(at, _)| now.since(*at) >= BRAKE_SPAN) {
-            self.done.pop_front();
+        while self.lately.front().is_some_and(|(at, _)| now.since(*at) >= BRAKE_SPAN) {
+            self.lately.pop_front();
         }
-        let done: u64 = self.done.iter().map(|(_, count)| count).sum();
+        let lately: u64 = self.lately.iter().map(|(_, count)| count).sum();
         if waiting == 0 {
             self.is_held = false;
-        } else if waiting.saturating_sub(self.granted) + done > DeleteBrake::limit(chunks) {
+        } else if waiting.saturating_sub(self.granted) + lately > DeleteBrake::limit(chunks) {
             self.is_held = true;
         }
         !self.is_held
@@ -157,12 +157,12 @@ impl DeleteBrake {
         self.is_held
     }
 
-    /// So many were carried out.
-    pub fn done(&mut self, now: Moment, count: u64) {
+    /// So many were let go, which nothing takes back.
+    pub fn let_go(&mut self, now: Moment, count: u64) {
         let granted = self.granted.min(count);
         self.granted -= granted;
         if count > granted {
-            self.done.push_back((now, count - granted));
+            self.lately.push_back((now, count - granted));
         }
     }
 
@@ -275,12 +275,12 @@ mod tests {
     #[test]
     fn deletes_that_come_a_few_at_a_time_are_held_when_they_add_up_within_an_hour() {
         let mut brake = DeleteBrake::default();
-        brake.done(at(0), 600);
+        brake.let_go(at(0), 600);
         assert!(brake.lets_go(at(0), 0, 400));
         assert!(!brake.lets_go(at(0), 0, 401));
         assert!(!brake.lets_go(at(5), 0, 401), "an hour's rest lets nothing go");
         let mut brake = DeleteBrake::default();
-        brake.done(at(0), 600);
+        brake.let_go(at(0), 600);
         assert!(brake.lets_go(at(1), 0, 600), "they were done in another hour");
     }
 
@@ -291,7 +291,7 @@ mod tests {
         brake.release(5000);
         for left in (0..5).rev() {
             assert!(brake.lets_go(at(0), 0, (left + 1) * 1000));
-            brake.done(at(0), 1000);
+            brake.let_go(at(0), 1000);
         }
         assert!(brake.lets_go(at(0), 0, 1000));
         assert!(!brake.lets_go(at(0), 0, 1001));

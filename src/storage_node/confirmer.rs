@@ -50,6 +50,8 @@ struct Queue {
     over: bool,
     /// The main server was just reached by another thread.
     nudged: bool,
+    /// Copies were given up of which the main server may not have heard.
+    are_unheard: bool,
 }
 
 /// Nothing is told to the main server while this is held.
@@ -110,6 +112,12 @@ impl Confirmer {
     /// long: so nobody who waits here is waited for.
     pub fn settle(&self) {
         drop(self.pause());
+    }
+
+    /// True once after copies were not told of in time that are held: they count after a comparison
+    /// only.
+    pub fn take_unheard(&self) -> bool {
+        std::mem::take(&mut self.lock().are_unheard)
     }
 
     /// Says that the main server can be reached, to a thread that pauses because it could not.
@@ -278,6 +286,8 @@ impl Queue {
             let job = self.jobs.pop_front().expect("it was just looked at");
             if !is_over {
                 list.push(job);
+            } else {
+                self.are_unheard |= matches!(job.what, What::Stored(_));
             }
         }
         batch

@@ -156,9 +156,15 @@ impl Control<'_> {
         self.check_cluster(&connection, member.membership.cluster)?;
         let main = connection.hello().incarnation;
         if self.compared_with.is_none() || self.compared_with != main {
+            self.shared.orders.end_removals();
             let reply = match reply.take() {
                 Some(reply) => reply,
-                None => join::return_to(self.shared, &mut connection)?,
+                None => {
+                    let Some(_adding) = self.shared.parting.begin_adding() else {
+                        return Err(End::Stopped);
+                    };
+                    join::return_to(self.shared, &mut connection)?
+                }
             };
             self.interval = Duration::from_millis(reply.interval_ms);
             self.confirm_again(&mut connection)?;
@@ -176,9 +182,11 @@ impl Control<'_> {
         }
     }
 
-    /// Has copies counted that were told to be lost and are held again.
+    /// Has copies counted that were told to be lost and are held again, and those of which the main
+    /// server may not have heard.
     fn compare_again(&self, connection: &mut Connection) -> Result<(), End> {
-        if !self.shared.aside.take_back() {
+        let are_back = self.shared.aside.take_back();
+        if !self.shared.confirmer.take_unheard() && !are_back {
             return Ok(());
         }
         let Some(member) = self.shared.member() else { return Err(End::Stopped) };
@@ -303,6 +311,7 @@ impl Control<'_> {
 
 /// Says goodbye, so that the main server need not find out by silence. True if it heard.
 pub(super) fn part(shared: &Shared) -> bool {
+    shared.parting.begin(shared.limits.parting_patience);
     let goodbye = DropMe { back_in_s: Some(shared.back_in.as_secs()), ..DropMe::default() };
     let parted = shared.dial_to_part().and_then(|mut connection| {
         connection.set_answer_timeout(shared.limits.parting_patience);

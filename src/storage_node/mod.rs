@@ -32,6 +32,7 @@ mod leaving;
 mod metrics;
 mod node;
 mod orders;
+mod parting;
 mod read_journal;
 mod recent;
 mod scrub;

@@ -35,7 +35,7 @@ pub struct Node {
     pub(super) shared: Arc<Shared>,
     node: NodeId,
     server: Server,
-    control: Option<JoinHandle<()>>,
+    pub(super) control: Option<JoinHandle<()>>,
     workers: Vec<JoinHandle<()>>,
     /// Dropped to stop all that pauses.
     stop: Option<Sender<Infallible>>,

@@ -60,6 +60,14 @@ enum Work {
     Remove { serials: Vec<Serial>, purge: bool },
 }
 
+/// Orders that a thread is at, until this is dropped. What is not done then, be it for a panic, is to
+/// come again.
+struct AtWork<'a> {
+    orders: &'a Orders,
+    batch: Vec<Accepted>,
+    is_done: bool,
+}
+
 /// Where copies are to go.
 #[derive(Debug)]
 pub(super) struct Copies {
@@ -164,6 +172,22 @@ impl Orders {
         waited.unwrap_or_else(PoisonError::into_inner).0.stopping
     }
 
+    /// Gives up the removals that wait, and returns once none is under way. What was ordered before
+    /// the main server was last told what is held here must not be done after it: the books may be
+    /// others by then, which count it.
+    pub fn end_removals(&self) {
+        let mut guard = self.lock();
+        let table = &mut *guard;
+        let given_up = table.waiting.iter().filter(|order| order.is_removal());
+        for Accepted { order, .. } in given_up {
+            log::info!("a removal was given up order={order}");
+            table.known.remove(order);
+        }
+        table.waiting.retain(|order| !order.is_removal());
+        let is_removing = |table: &mut Table| table.removing && !table.stopping;
+        drop(self.changed.wait_while(guard, is_removing));
+    }
+
     /// Ends `run` after the orders that it is about, and `wait_done` at once.
     pub fn stop(&self) {
         self.lock().stopping = true;
@@ -172,35 +196,54 @@ impl Orders {
 
     /// The body of a thread that carries orders out.
     pub fn run(&self, shared: &Shared) {
-        while let Some(batch) = self.next() {
-            // Without a store the node is stopping: the orders will come again.
+        while let Some(mut at_work) = self.next() {
+            // Without a store the node is stopping.
             let Some(member) = shared.member() else { return };
-            let is_done = carry_out(shared, &member, &batch);
-            let mut table = self.lock();
-            table.over(&batch);
-            for Accepted { order, .. } in &batch {
-                match is_done {
-                    true => table.known.insert(*order, true),
-                    false => table.known.remove(order),
-                };
-            }
-            drop(table);
-            self.changed.notify_all();
+            at_work.is_done = carry_out(shared, &member, &at_work.batch);
         }
     }
 
     /// The next order, or the next ones that go together.
-    fn next(&self) -> Option<Vec<Accepted>> {
+    fn next(&self) -> Option<AtWork<'_>> {
         let table = self.lock();
         let mut table = self
             .changed
             .wait_while(table, |table| table.turn().is_none() && !table.stopping)
             .unwrap_or_else(PoisonError::into_inner);
-        if table.stopping { None } else { table.take_batch() }
+        let batch = if table.stopping { None } else { table.take_batch() };
+        Some(AtWork { orders: self, batch: batch?, is_done: false })
+    }
+
+    /// A removal that is under way until this is dropped.
+    #[cfg(test)]
+    pub fn as_if_removing(&self, claims: Claims) -> impl Sized + use<'_> {
+        let (token, work) =
+            (Token::from_text(String::new()), Work::Remove { serials: Vec::new(), purge: false });
+        self.lock().removing = true;
+        AtWork {
+            orders: self,
+            batch: vec![Accepted { order: 0, token, claims, work }],
+            is_done: false,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        let mut table = self.orders.lock();
+        table.over(&self.batch);
+        for Accepted { order, .. } in &self.batch {
+            match self.is_done {
+                true => table.known.insert(*order, true),
+                false => table.known.remove(order),
+            };
+        }
+        drop(table);
+        self.orders.changed.notify_all();
     }
 }
 
@@ -372,9 +415,53 @@ mod tests {
         Accepted { order, token: Token::from_text(String::new()), claims, work }
     }
 
+    fn removal(order: u64) -> Accepted {
+        accepted(order, Work::Remove { serials: Vec::new(), purge: false })
+    }
+
+    fn taken(all: impl IntoIterator<Item = Accepted>) -> Orders {
+        let orders = Orders::default();
+        let mut table = orders.lock();
+        for accepted in all {
+            table.known.insert(accepted.order, false);
+            table.waiting.push_back(accepted);
+        }
+        drop(table);
+        orders
+    }
+
+    #[test]
+    fn removals_that_wait_are_given_up_and_one_that_is_under_way_is_waited_for() {
+        let orders = taken([removal(1), removal(2), accepted(3, Work::Verify)]);
+        let mut first = orders.next().expect("its turn");
+        std::thread::scope(|scope| {
+            let ended = scope.spawn(|| orders.end_removals());
+            while orders.lock().known.contains_key(&2) {
+                std::thread::yield_now();
+            }
+            assert!(!ended.is_finished());
+            first.is_done = true;
+            drop(first);
+        });
+        assert_eq!(orders.done(), [1], "that was done, and may be heard of");
+        assert_eq!(orders.next().expect("its turn").batch[0].order, 3);
+        assert!(orders.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn what_a_thread_panicked_over_comes_again_and_holds_up_no_removal() {
+        let orders = taken([removal(1), removal(2)]);
+        let work = std::panic::AssertUnwindSafe(|| {
+            let at_work = orders.next().expect("its turn");
+            panic!("over order {}", at_work.batch[0].order);
+        });
+        std::panic::catch_unwind(work).expect_err("it panics");
+        assert!(!orders.lock().known.contains_key(&1) && orders.done().is_empty());
+        assert_eq!(orders.next().expect("its turn").batch[0].order, 2);
+    }
+
     #[test]
     fn removals_take_turns_as_they_came_and_hold_up_nothing_else() {
-        let removal = |order| accepted(order, Work::Remove { serials: Vec::new(), purge: false });
         let mut table = Table::default();
         table.waiting.extend([removal(1), removal(2), accepted(3, Work::Verify), removal(4)]);
         let next = |table: &mut Table| table.take_batch().map(|batch| batch[0].order);

@@ -31,6 +31,7 @@ use super::identity::{Identity, Membership};
 use super::journal::Keeper;
 use super::keys::{Keys, MainTime};
 use super::orders::Orders;
+use super::parting::Parting;
 use super::recent::Recent;
 use super::scrub::Scrub;
 use crate::wire::{Dialled, Sockets};
@@ -71,6 +72,7 @@ pub(super) struct Shared {
     pub scrubbing: ScrubConfig,
     pub scrub: Scrub,
     pub aside: Aside,
+    pub parting: Parting,
     pub links: Links,
     /// Closed when the node stops: whoever pauses, pauses on this.
     pub stop: Receiver<Infallible>,
@@ -149,6 +151,7 @@ impl Shared {
             scrubbing: config.scrub,
             scrub: Scrub::default(),
             aside: Aside::default(),
+            parting: Parting::default(),
             stop,
             fatal,
             given_up: AtomicBool::new(false),

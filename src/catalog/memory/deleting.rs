@@ -149,10 +149,11 @@ impl Model {
             let is_asked = *on == node
                 && Some(*serial) > after
                 && mark.due <= now
-                && (with_unknown || mark.why != Condemned::Unknown);
+                && (with_unknown || mark.is_final());
             if is_asked && copies.len() < limit {
+                let (serial, why, purge) = (*serial, mark.why, mark.purge);
+                copies.push(CondemnedCopy { serial, why, purge, is_decided: mark.is_final() });
                 (mark.due, mark.is_there) = (WallTime(0), false);
-                copies.push(CondemnedCopy { serial: *serial, why: mark.why, purge: mark.purge });
             }
         }
         copies

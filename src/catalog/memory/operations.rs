@@ -288,7 +288,7 @@ impl Catalog for MemoryCatalog {
 
     fn condemned_totals(&self) -> Result<CondemnedTotals, CatalogError> {
         let model = self.model();
-        let is_unknown = |mark: &&Mark| mark.why == Condemned::Unknown;
+        let is_unknown = |mark: &&Mark| !mark.is_final();
         Ok(CondemnedTotals {
             copies: model.condemned.len() as u64,
             unknown: model.condemned.values().filter(is_unknown).count() as u64,

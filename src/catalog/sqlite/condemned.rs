@@ -202,19 +202,20 @@ pub(super) fn due(
     limit: usize,
 ) -> Done<Vec<Due>> {
     let sql = "SELECT serial, why, purge, due FROM condemned
-               WHERE node = ? AND serial > ? AND due <= ? AND (? OR why <> ?)
+               WHERE node = ? AND serial > ? AND due <= ? AND (? OR why <> ? OR due <= ?)
                ORDER BY serial LIMIT ?";
     let after = after.map_or(-1, |serial| signed(serial.0));
     let unknown = Condemned::Unknown as u8;
+    let (now, limit) = (time(now), signed(limit as u64));
     let mut statement = conn.prepare_cached(sql)?;
-    let mut rows =
-        statement.query((node.0, after, time(now), with_unknown, unknown, signed(limit as u64)))?;
+    let asked = (node.0, after, now, with_unknown, unknown, time(AGAIN), limit);
+    let mut rows = statement.query(asked)?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let why = why(row, 1)?;
-        let serial = Serial(unsigned(row, 0)?);
-        let is_named = WallTime(unsigned(row, 3)?) == AT_ONCE;
-        found.push(Due { copy: CondemnedCopy { serial, why, purge: row.get(2)? }, is_named });
+        let mark = Mark { why: why(row, 1)?, due: WallTime(unsigned(row, 3)?) };
+        let (serial, why, purge) = (Serial(unsigned(row, 0)?), mark.why, row.get(2)?);
+        let copy = CondemnedCopy { serial, why, purge, is_decided: mark.is_final() };
+        found.push(Due { copy, is_named: mark.due == AT_ONCE });
     }
     Ok(found)
 }
@@ -236,6 +237,13 @@ pub(super) fn make_final(
         }
     }
     Ok(kept)
+}
+
+/// How many unknown copies were named.
+pub(super) fn named_unknown(conn: &Connection) -> Done<u64> {
+    let sql = "SELECT COUNT(*) FROM condemned WHERE why = ? AND due <= ?";
+    let named = (Condemned::Unknown as u8, time(AGAIN));
+    Ok(conn.prepare_cached(sql)?.query_row(named, |row| unsigned(row, 0))?)
 }
 
 pub(super) fn holders(conn: &Connection, serials: &[Serial]) -> Done<Vec<(Serial, NodeId)>> {

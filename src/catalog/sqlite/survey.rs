@@ -89,7 +89,11 @@ pub(super) fn totals(conn: &Connection) -> Done<Totals> {
 
 pub(super) fn condemned_totals(conn: &Connection) -> Done<CondemnedTotals> {
     let sql = "SELECT condemned, unknown FROM catalog";
-    Ok(conn.prepare_cached(sql)?.query_row((), |row| {
-        Ok(CondemnedTotals { copies: unsigned(row, 0)?, unknown: unsigned(row, 1)? })
-    })?)
+    let sums = |row: &rusqlite::Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?));
+    let (copies, mut unknown) = conn.prepare_cached(sql)?.query_row((), sums)?;
+    // They are seldom.
+    if unknown > 0 {
+        unknown -= super::condemned::named_unknown(conn)?.min(unknown);
+    }
+    Ok(CondemnedTotals { copies, unknown })
 }

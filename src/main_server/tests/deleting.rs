@@ -1,5 +1,7 @@
 //! Removing, expiry, collection, and the orders to delete that come of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::*;
 use crate::catalog::{Condemned, CondemnedTotals};
 use crate::policy::inventory::{bucket_of, fingerprint};
@@ -329,6 +331,53 @@ fn unknown_copies_are_deleted_after_a_day_unless_they_are_many() {
     desk.client().call(&Adopt { what: Adopted::Deletes }).expect("an admin's right");
     assert_eq!(removal(&mut nodes[0]).1.len(), 1001);
     assert!(notices(&desk).is_empty());
+}
+
+#[test]
+fn what_a_person_let_go_is_let_go_after_a_restart_too() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = [desk.node()];
+    nodes[0].compare_holding(&unknown(0, 2500));
+    pass(&desk, DAY + SHORT, &mut nodes);
+    assert!(has_nothing_to_delete(&desk, &mut nodes[0]));
+    desk.client().call(&Adopt { what: Adopted::Deletes }).expect("an admin's right");
+    let named = removal(&mut nodes[0]).1.len();
+    assert!((1..2500).contains(&named));
+    let waiting = CondemnedTotals { copies: 2500, unknown: 2500 - named as u64 };
+    assert_eq!(totals(&desk), waiting);
+    let Desk { server, catalog, key, .. } = desk;
+    drop(server);
+    let desk = Desk::on(catalog, key, SHORT);
+    let [node] = &mut nodes;
+    node.main = desk.address();
+    node.add(node.dial(), &node.add_me()).expect("the same start of the node");
+    // They were deleted, and nobody heard of it.
+    node.compare_holding(&unknown(named as u64, waiting.unknown));
+    let (order, serials) = removal(node);
+    assert_eq!(serials.len(), named);
+    node.acknowledge(order.order);
+    assert_eq!(totals(&desk), CondemnedTotals { copies: waiting.unknown, ..waiting });
+    assert!(
+        notices(&desk).contains(&"deletes_held".to_string()),
+        "the others are asked about again"
+    );
+}
+
+#[test]
+fn a_panic_over_what_a_node_deleted_does_not_keep_it_from_deleting_more() {
+    let (desk, [mut node], _) = one_file();
+    purge(&desk, "/f");
+    let (order, _) = removal(&mut node);
+    let nodes = &desk.server.main.nodes;
+    let control = nodes.lock().nodes[&node.id].control.clone().expect("it is connected");
+    let beat = Heartbeat { acknowledged: vec![order.order].into(), ..node.beat() };
+    let closed = nodes.beat(node.id, control, &beat).expect("at work").closed;
+    let noting = AssertUnwindSafe(|| {
+        let _noting = super::super::deletes::Noting { nodes, node: node.id, closed: &closed };
+        panic!("over what was deleted");
+    });
+    catch_unwind(noting).expect_err("it panics");
+    assert!(nodes.lock().nodes[&node.id].orders.is_empty());
 }
 
 #[test]

@@ -302,3 +302,50 @@ fn a_copy_whose_target_fails_goes_to_another_and_with_all_full_it_shows_until_th
     work_until("it has two", &mut nodes, || is_well(&desk));
     drop(dead);
 }
+
+/// A survey passes over what no file refers to yet.
+#[test]
+fn a_commit_that_took_a_node_for_alive_that_fell_silent_has_its_chunks_looked_at() {
+    let desk = Desk::new(SHORT);
+    let mut nodes: Vec<FakeNode> = (0..3).map(|_| desk.node()).collect();
+    desk.store(2, id(1), &mut nodes);
+    let main = &desk.server.main;
+    let live = main.nodes.live();
+    let holder = desk.record(id(1)).copies[0].node;
+    let silent = nodes.iter().position(|node| node.id == holder).expect("one of them");
+    let mut silent = nodes.remove(silent);
+    cut(&desk, &mut silent);
+    until("all is counted", || status(&desk).is_surveyed && is_well(&desk));
+    let file = CommitFile {
+        path: "/f".to_string(),
+        chunks: Some(vec![id(1)].into()),
+        upload: None,
+        parts: None,
+        copies: 2,
+        mtime_ms: 7,
+        executable: false,
+        if_version: None,
+        parents: false,
+    };
+    let commit = Commit { request_id: RequestId::random(), files: vec![file].into() };
+    let account = desk.catalog.account_by_key(&desk.key.fingerprint());
+    let account = account.expect("a catalog").expect("known");
+    let reply = main.commit_by(&account, commit, &live).expect("an answer");
+    ok(&reply.files[0]);
+    let is_there = |copy: &&crate::catalog::Copy| copy.node != silent.id;
+    let copies = || desk.record(id(1)).copies.iter().filter(is_there).count();
+    work_until("it has two", &mut nodes, || copies() == 2);
+}
+
+#[test]
+fn what_is_found_on_a_node_of_which_nobody_saw_that_it_was_away_is_counted() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = stored(&desk, 3, 2, 1);
+    until("all is counted", || is_well(&desk));
+    let record = desk.record(id(1));
+    let has_copy = |node: &FakeNode| record.copies.iter().any(|copy| copy.node == node.id);
+    let other = nodes.iter_mut().find(|node| !has_copy(node)).expect("three hold two");
+    other.compare_holding(&[(record.serial, id(1))]);
+    assert_eq!(desk.record(id(1)).copies.len(), 3);
+    until("one is trimmed", || desk.record(id(1)).copies.len() == 2);
+}

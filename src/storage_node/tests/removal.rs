@@ -1,7 +1,7 @@
 //! Removals: by whose word, what of them comes back, and whose space.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::ids::{BooksMark, ChunkId, HashAlgorithm, Incarnation, KeyId, NodeId, Serial};
@@ -49,6 +49,14 @@ fn is_held(main: &FakeMain, node: &Running, serial: u64) -> bool {
         Ok(_) => true,
         Err(fault) if fault.code == FaultCode::NotFound => false,
         Err(fault) => panic!("{fault}"),
+    }
+}
+
+fn wait_until(is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came to this");
+        thread::yield_now();
     }
 }
 
@@ -129,6 +137,30 @@ fn a_main_server_that_is_not_adopted_removes_nothing_until_it_is() {
     });
     main.await_obeyed();
     assert_eq!([1, 2].map(|serial| is_held(&main, &node, serial)), [false, true]);
+}
+
+/// The books of the next main server count what the one before wanted removed.
+#[test]
+fn a_removal_that_waits_is_not_done_after_another_main_server_was_told_what_is_here() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 1);
+    let number = node.number();
+    let orders = &node.node.shared.orders;
+    let claims = main.books().claims(Operation::Remove, number, blake3(b""), 1);
+    let under_way = orders.as_if_removing(claims);
+    let order = removal(&main, number, 1, &[1], |_| {});
+    main.announce(|books| books.orders.push(order));
+    wait_until(|| orders.has_open());
+    let (mut books, address) = main.stop();
+    (books.incarnation, books.orders) = (Incarnation::random(), Vec::new());
+    let main = FakeMain::with(books, address);
+    wait_until(|| !orders.has_open());
+    let added = |told: &Told| matches!(told, Told::AddMe { .. });
+    assert!(!main.told_so_far().iter().any(added), "one is under way still");
+    drop(under_way);
+    main.await_told(|told| *told == Told::Compared { node: number });
+    await_beats(&main);
+    assert!(is_held(&main, &node, 1));
 }
 
 /// The mark in a node's `node.json`.
@@ -272,6 +304,37 @@ fn a_removal_is_not_acknowledged_before_a_confirmation_that_was_on_its_way_has_a
         main.await_obeyed();
     });
     assert!(stored.is_ok() && main.held(node.number()).contains(&Serial(1)));
+}
+
+#[test]
+fn a_copy_of_which_the_main_server_did_not_hear_in_time_counts_once_it_is_reached() {
+    let main = FakeMain::start();
+    let node = join_with(&main, |config| config.limits.confirm_patience = Duration::from_millis(1));
+    let busy = Fault::new(FaultCode::Busy, "later");
+    main.announce(|books| books.stored_fault = Some(busy));
+    let fault = store(&main, &node.node, 1, &bytes(1)).unwrap_err();
+    assert_eq!((fault.code, main.held(node.number()).len()), (FaultCode::Busy, 0));
+    main.told_so_far();
+    let compared = |told: &Told| *told == Told::Compared { node: node.number() };
+    let is_beat = |told: &Told| matches!(told, Told::Beat { .. });
+    wait_until(|| {
+        main.announce(|books| books.announce.push(KeyId(1)));
+        compared(&main.await_told(|told| compared(told) || is_beat(told)))
+    });
+    assert!(main.held(node.number()).contains(&Serial(1)));
+}
+
+#[test]
+fn a_node_that_says_goodbye_is_not_added_again() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 1);
+    main.told_so_far();
+    node.node.shared.parting.begin(DEADLINE);
+    let fault = Fault::new(FaultCode::Busy, "add again");
+    main.announce(|books| books.heartbeat_fault = Some(fault));
+    wait_until(|| node.node.control.as_ref().is_none_or(|control| control.is_finished()));
+    let added = |told: &Told| matches!(told, Told::AddMe { .. } | Told::Tried { .. });
+    assert!(!main.told_so_far().iter().any(added));
 }
 
 /// The main server was told that the copy was lost, and then that it was there.
