@@ -82,6 +82,9 @@
 //! - A node has one order to delete at a time, and no other is made before the acknowledgement of this
 //!   one is in the catalog. One that was taken back may still be carried out: but a node carries such
 //!   orders out one by one, as they came. So with the order that was acknowledged, all before it are over.
+//! - Books that come next may count what the ones before wanted deleted. Before a node tells what it
+//!   holds to a main server that started anew, it gives up the orders to delete that wait, and ends the
+//!   one that it is at.
 //! - What comes to the node between the deletion and its note in the catalog does not count, and is
 //!   noted as there again: the acknowledgement passes it over, and the next order deletes it.
 //!
@@ -114,15 +117,12 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* Three windows are known. A `stored` whose connection broke before its answer
+//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
 //! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
 //! order and that order was acknowledged on another connection, a copy counts that is gone, until the
 //! node's next inventory. And a node hears of marks with its heartbeats, and has them on its disk a minute
 //! later at the latest: a copy of the catalog that was made in the last seconds of its main server is
-//! taken for the original, and one of its last minute by a node that was killed together with it. And an
-//! order to delete that waits at a node behind others, while its main server ends and an older one takes
-//! its place and is adopted by a person, is carried out after that, though the older one counts the copy;
-//! it finds the bytes in the trash when the node is compared next.
+//! taken for the original, and one of its last minute by a node that was killed together with it.
 //!
 //! # 3. Nobody reads or writes what they were not granted
 //!
