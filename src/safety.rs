@@ -92,7 +92,11 @@
 //! and so forgotten, would count a copy that is gone. The node tells only of copies that its index
 //! holds when the exchange begins, however long the confirmation has waited, and acknowledges a removal
 //! only when the index holds its copies no more and the exchange that had begun before is over: so each
-//! `stored` of it was answered before, while the copy was condemned and could not count. Nothing is held
+//! `stored` of it was answered before, while the copy was condemned and could not count; or else its
+//! connection broke, and it may lie at the main server unread. Then the heartbeat that acknowledges the
+//! removal says that this connection is given up, and before the acknowledgement is noted, what is being
+//! taken in from there is over, and from then on nothing is. The same holds for lists of what is held, on
+//! an earlier control connection, and for all that an earlier start of the node has said. Nothing is held
 //! up for that, and nobody waits in a circle: whoever removes holds no lock while it waits for an
 //! exchange, and an exchange waits for the main server alone, for a bounded time. In the same way a
 //! `stored` never follows the `lost` of what was dropped: it is left out, or was sent before.
@@ -117,10 +121,7 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* Two windows are known. A `stored` whose connection broke before its answer
-//! may lie at the main server unread; should its thread come to it only after the copy was deleted by an
-//! order and that order was acknowledged on another connection, a copy counts that is gone, until the
-//! node's next inventory. And a node hears of marks with its heartbeats, and has them on its disk a minute
+//! *What is not closed yet.* A node hears of marks with its heartbeats, and has them on its disk a minute
 //! later at the latest: a copy of the catalog that was made in the last seconds of its main server is
 //! taken for the original, and one of its last minute by a node that was killed together with it.
 //!

@@ -1,7 +1,7 @@
 //! One node, as the main server knows it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::bell::Bell;
@@ -99,6 +99,9 @@ pub struct Node {
     /// Copies were found in a comparison that is not over.
     pub has_found: bool,
     pub control: Option<Control>,
+    /// Held while something that it says is taken in, and by the one who changes from which of its
+    /// connections that is done: the lowest number of those that have one.
+    pub oldest_dial: Arc<RwLock<u64>>,
     pub room: Room,
     pub transfers: u32,
     pub received_bytes: u64,
@@ -168,6 +171,7 @@ impl Node {
             is_added: false,
             has_found: false,
             control: None,
+            oldest_dial: Arc::default(),
             room,
             transfers: 0,
             received_bytes: 0,

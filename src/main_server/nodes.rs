@@ -1,7 +1,7 @@
 //! The nodes of the cluster, behind one lock that is never held across a socket or a disk.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
@@ -133,6 +133,17 @@ impl Nodes {
         if known.is_added { Ok(()) } else { Err(NotWorking::NotAdded(node)) }
     }
 
+    /// What the node says is taken in while this is held to read; its heartbeats and starts hold it to
+    /// write when they end that for other connections. Before the table is locked, never while it is.
+    pub fn oldest_dial(&self, node: NodeId) -> Arc<RwLock<u64>> {
+        self.lock().nodes.get(&node).map(|node| node.oldest_dial.clone()).unwrap_or_default()
+    }
+
+    /// True when the session is the node's control connection.
+    pub fn is_control(&self, node: NodeId, session: u64) -> bool {
+        self.lock().nodes.get(&node).is_some_and(|node| node.is_controlled_by(session))
+    }
+
     /// True for a node that was struck off.
     pub fn has_left(&self, node: NodeId) -> bool {
         self.lock().nodes.get(&node).is_some_and(Node::has_left)
@@ -163,6 +174,10 @@ impl Nodes {
     /// One that has not adopted this main server deletes nothing, and keeps its journal as it is.
     pub fn start(&self, node: NodeId, control: Control, start: &AddMe, is_adopted: bool) {
         let now = self.clock.now();
+        // What an earlier start has said is taken in before, or never.
+        let oldest_dial = self.oldest_dial(node);
+        let mut oldest_dial = oldest_dial.write().unwrap_or_else(PoisonError::into_inner);
+        *oldest_dial = 0;
         let mut table = self.lock();
         let zone_number = table.zone_number(&start.zone);
         let Some(node) = table.nodes.get_mut(&node) else { return };
@@ -191,6 +206,11 @@ impl Nodes {
         beat: &Heartbeat,
     ) -> Result<Beat, NotWorking> {
         let now = self.clock.now();
+        let oldest_dial = self.oldest_dial(node);
+        let is_new = *oldest_dial.read().unwrap_or_else(PoisonError::into_inner) < beat.oldest_dial
+            || !self.is_control(node, control.session);
+        // Before anything that it says was acknowledged is noted.
+        let changed = is_new.then(|| oldest_dial.write().unwrap_or_else(PoisonError::into_inner));
         let mut table = self.lock();
         let interval = self.interval_for(table.nodes.len());
         let node = table.nodes.get_mut(&node).ok_or(NotWorking::Unknown(node))?;
@@ -202,6 +222,9 @@ impl Nodes {
         }
         if !node.is_added {
             return Err(NotWorking::NotAdded(node.id));
+        }
+        if let Some(mut oldest_dial) = changed {
+            *oldest_dial = beat.oldest_dial.max(*oldest_dial);
         }
         let before = node.state(interval, now);
         node.take_control(control, now);

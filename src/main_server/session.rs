@@ -1,6 +1,6 @@
 //! One connection: who is at its other end, and what they may ask.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use super::Main;
@@ -25,6 +25,7 @@ enum Peer {
     Node {
         id: NodeId,
         incarnation: Option<Incarnation>,
+        dial: Option<u64>,
     },
 }
 
@@ -163,7 +164,8 @@ impl Session<'_> {
                 match self.main.nodes.authenticate(id, secret) {
                     Some(_) if self.main.nodes.has_left(id) => Err(NotWorking::Left(id).into()),
                     Some(registered) => {
-                        Ok(Peer::Node { id, incarnation: hello.incarnation.or(registered) })
+                        let incarnation = hello.incarnation.or(registered);
+                        Ok(Peer::Node { id, incarnation, dial: hello.dial })
                     }
                     None => denied("this is not the secret of a node of this number here"),
                 }
@@ -217,19 +219,37 @@ impl Session<'_> {
         request: M,
         serve: fn(&Main, NodeId, M) -> Result<M::Reply, Fault>,
     ) -> bool {
-        let id = match self.working_node() {
+        let oldest_dial = match self.peer {
+            Peer::Node { id, .. } => self.main.nodes.oldest_dial(id),
+            _ => Arc::default(),
+        };
+        let oldest_dial = oldest_dial.read().unwrap_or_else(PoisonError::into_inner);
+        let id = match self.working_node().and_then(|id| self.check_heard(id, *oldest_dial)) {
             Ok(id) => id,
             Err(fault) => return self.reply::<()>(M::NAME, Err(fault)) && self.is_current(),
         };
         self.main.nodes.heard(id, self.number);
         let result = serve(self.main, id, request);
+        drop(oldest_dial);
         self.main.nodes.heard(id, self.number);
         self.reply(M::NAME, result)
     }
 
+    /// Fails on a connection that the node has given up, on which something may have lain unread: the
+    /// node may have said and done other things since.
+    fn check_heard(&self, id: NodeId, oldest_dial: u64) -> Result<NodeId, Fault> {
+        let is_heard = match (&self.control, &self.peer) {
+            (Some(_), _) => self.main.nodes.is_control(id, self.number),
+            (None, Peer::Node { dial: Some(dial), .. }) => *dial >= oldest_dial,
+            (None, _) => true,
+        };
+        let why = "the node has given this connection up";
+        if is_heard { Ok(id) } else { Err(Fault::new(FaultCode::Busy, why)) }
+    }
+
     pub(super) fn working_node(&self) -> Result<NodeId, Fault> {
         match self.peer {
-            Peer::Node { id, incarnation } => {
+            Peer::Node { id, incarnation, .. } => {
                 match self.main.nodes.check_working(id, incarnation) {
                     Ok(()) => Ok(id),
                     // Told by a new connection of the same node, which need not be a stale one.
@@ -246,7 +266,7 @@ impl Session<'_> {
     /// False for a connection of an earlier start of a node, which must say hello again, and for
     /// one of a node that was struck off.
     pub(super) fn is_current(&self) -> bool {
-        let Peer::Node { id, incarnation } = self.peer else { return true };
+        let Peer::Node { id, incarnation, .. } = self.peer else { return true };
         let checked = self.main.nodes.check_working(id, incarnation);
         !matches!(checked, Err(NotWorking::Outdated(_) | NotWorking::Left(_)))
     }
@@ -262,7 +282,7 @@ impl Session<'_> {
 
     /// From now on, the peer is this start of this node. `false` when there is no place for it.
     pub(super) fn becomes(&mut self, id: NodeId, incarnation: Incarnation) -> bool {
-        self.peer = Peer::Node { id, incarnation: Some(incarnation) };
+        self.peer = Peer::Node { id, incarnation: Some(incarnation), dial: None };
         self.connection.take_place(true)
     }
 

@@ -11,6 +11,7 @@
 //! the main server's books end with what is here.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub(super) struct Confirmer {
     /// Held for memory only, never during an exchange.
     queue: Mutex<Queue>,
     changed: Condvar,
+    /// The number of the connection by which it is told now, or will be next.
+    dial: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +143,18 @@ impl Confirmer {
         queue.jobs.clear();
         drop(queue);
         self.changed.notify_all();
+    }
+
+    /// The number of the connection by which the main server is told, or will be next. What was said on
+    /// those before, and not answered, is not to be heard any more.
+    pub fn dial(&self) -> u64 {
+        self.dial.load(Ordering::SeqCst)
+    }
+
+    /// The connection is given up: the next has another number. Before the exchange is over, so that
+    /// whoever has settled sees it.
+    pub fn give_up_connection(&self) {
+        self.dial.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Waits until `run` has ended, for at most `patience`.

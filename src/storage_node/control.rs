@@ -248,6 +248,8 @@ impl Control<'_> {
             scrub: shared.scrub.state(),
             unadopted: !shared.is_adopted(),
             time: Some(shared.clock.wall()),
+            // Looked up after what is acknowledged.
+            oldest_dial: shared.confirmer.dial(),
         };
         drop(member);
         connection.set_answer_timeout(self.interval + GRACE);

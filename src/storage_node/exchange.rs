@@ -29,14 +29,16 @@ pub(super) fn tell(
             Err(error) => {
                 log::debug!("the confirmer's connection ended error={}", with_causes(&error));
                 *connection = None;
+                shared.confirmer.give_up_connection();
             }
         }
     }
-    let mut open = shared.dial_main()?;
+    let mut open = shared.dial_to_confirm()?;
     open.set_answer_timeout(ANSWER_TIMEOUT);
     let told = exchange(&mut open, batch);
-    if matches!(told, Ok(()) | Err(CallError::Fault(_))) {
-        *connection = Some(open);
+    match told {
+        Ok(()) | Err(CallError::Fault(_)) => *connection = Some(open),
+        Err(_) => shared.confirmer.give_up_connection(),
     }
     told
 }

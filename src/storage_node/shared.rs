@@ -220,17 +220,22 @@ impl Shared {
 
     /// Opens a connection to the main server, as the node that this one is by now.
     pub fn dial_main(&self) -> Result<Dialled, CallError> {
-        self.dial(&self.links.main, &self.dialing)
+        self.dial(&self.links.main, &self.dialing, None)
+    }
+
+    /// The same, for the confirmer.
+    pub fn dial_to_confirm(&self) -> Result<Dialled, CallError> {
+        self.dial(&self.links.main, &self.dialing, Some(self.confirmer.dial()))
     }
 
     /// The same, to follow the catalog's journal.
     pub fn dial_journal(&self) -> Result<Dialled, CallError> {
-        self.dial(&self.links.journal, &self.dialing)
+        self.dial(&self.links.journal, &self.dialing, None)
     }
 
     /// The same, for heartbeats.
     pub fn dial_control(&self) -> Result<Dialled, CallError> {
-        self.dial(&self.links.control, &self.dialing)
+        self.dial(&self.links.control, &self.dialing, None)
     }
 
     /// The same, with less patience, to say goodbye.
@@ -238,16 +243,22 @@ impl Shared {
         let patience = self.limits.parting_patience;
         let dialing =
             Dialing { connect_timeout: patience / 3, hello_timeout: patience, ..self.dialing };
-        self.dial(&self.links.main, &dialing)
+        self.dial(&self.links.main, &dialing, None)
     }
 
-    fn dial(&self, sockets: &Arc<Sockets>, dialing: &Dialing) -> Result<Dialled, CallError> {
+    fn dial(
+        &self,
+        sockets: &Arc<Sockets>,
+        dialing: &Dialing,
+        number: Option<u64>,
+    ) -> Result<Dialled, CallError> {
         let file = self.identity.get();
         let mut hello = Hello::new(Role::Node);
         if let Some(membership) = self.member().map(|member| member.membership) {
             hello.node = Some(membership.node);
             hello.secret = Some(file.secret);
             hello.incarnation = Some(self.incarnation);
+            hello.dial = number;
         }
         let connection = sockets.open(&file.main, dialing, &hello)?;
         self.time.tell(connection.hello().time);

@@ -160,6 +160,10 @@ pub struct Hello {
     /// the same secret, cannot speak for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Incarnation>,
+    /// From a node that has joined, on a connection by which it tells of its copies: the number of that
+    /// connection, which rises with each since the node's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dial: Option<u64>,
 }
 
 impl Message for Hello {
@@ -179,6 +183,7 @@ impl Hello {
             node: None,
             secret: None,
             incarnation: None,
+            dial: None,
         }
     }
 

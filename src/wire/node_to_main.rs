@@ -155,6 +155,9 @@ pub struct Heartbeat {
     /// The node's own wall clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<WallTime>,
+    /// What was said on connections with a lower `dial` and not answered is not to be heard any more.
+    #[serde(default)]
+    pub oldest_dial: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -334,6 +334,23 @@ fn unknown_copies_are_deleted_after_a_day_unless_they_are_many() {
 }
 
 #[test]
+fn unknown_copies_that_come_soon_after_others_were_let_go_are_held() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = [desk.node()];
+    nodes[0].compare_holding(&unknown(0, 600));
+    pass(&desk, DAY + SHORT, &mut nodes);
+    desk.server.main.condemned();
+    let (order, serials) = removal(&mut nodes[0]);
+    assert_eq!(serials.len(), 600);
+    nodes[0].acknowledge(order.order);
+    nodes[0].compare_holding(&unknown(BUCKET_SERIALS, 600));
+    assert!(has_nothing_to_delete(&desk, &mut nodes[0]));
+    pass(&desk, DAY + SHORT, &mut nodes);
+    assert!(has_nothing_to_delete(&desk, &mut nodes[0]), "time alone lets nothing go");
+    assert_eq!(notices(&desk), ["deletes_held"]);
+}
+
+#[test]
 fn what_a_person_let_go_is_let_go_after_a_restart_too() {
     let desk = Desk::new(SHORT);
     let mut nodes = [desk.node()];

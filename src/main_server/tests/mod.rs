@@ -254,6 +254,13 @@ impl FakeNode {
         Connection::open(&self.main, &dialing(), &hello).expect("a known node")
     }
 
+    /// The same, as a connection of this number by which it tells of its copies.
+    fn dial_as(&self, dial: u64) -> Connection {
+        let (node, secret, dial) = (Some(self.id), Some(self.secret), Some(dial));
+        let hello = Hello { node, secret, dial, ..Hello::new(Role::Node) };
+        Connection::open(&self.main, &dialing(), &hello).expect("a known node")
+    }
+
     fn control(&mut self) -> &mut Connection {
         self.control.as_mut().expect("it was added")
     }
@@ -373,6 +380,7 @@ impl FakeNode {
             scrub: Default::default(),
             unadopted: false,
             time: None,
+            oldest_dial: 0,
         }
     }
 

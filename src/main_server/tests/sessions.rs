@@ -140,3 +140,54 @@ fn a_failure_of_the_catalog_asks_for_a_stop() {
     assert_eq!(desk.server.main.fault(refused.into()).code, FaultCode::NotFound);
     assert!(failures.is_empty(), "a refusal is no failure");
 }
+
+/// What was said there may have lain unread while the node said and did other things.
+#[test]
+fn what_a_node_says_on_a_connection_that_it_has_given_up_is_not_heard() {
+    let desk = Desk::new(SHORT);
+    let mut node = desk.node();
+    let place = desk.place(1, id(1));
+    let (mut given_up, mut used) = (node.dial_as(3), node.dial_as(4));
+    let beat = Heartbeat { oldest_dial: 4, ..node.beat() };
+    node.control().call(&beat).expect("at work");
+    let stored = Stored { tokens: vec![place.token].into() };
+    assert_eq!(code(given_up.call(&stored)), FaultCode::Busy);
+    assert!(desk.record(id(1)).copies.is_empty());
+    let reply = used.call(&stored).expect("heard");
+    ok(&reply.chunks[0]);
+    // A later start counts from the beginning.
+    node.restart().expect("added");
+    node.compare();
+    node.dial_as(0).call(&stored).expect("heard");
+}
+
+#[test]
+fn what_was_listed_on_an_earlier_control_connection_is_not_heard() {
+    let desk = Desk::new(SHORT);
+    let mut node = desk.node();
+    let fresh = node.dial();
+    let mut earlier = node.control.replace(fresh).expect("it was added");
+    node.heartbeat();
+    let holdings = Holdings { bucket: 0, held: List::default() };
+    assert_eq!(code(earlier.call(&holdings)), FaultCode::Busy);
+    node.control().call(&holdings).expect("heard");
+}
+
+#[test]
+fn a_heartbeat_that_gives_a_connection_up_waits_for_what_is_being_taken_in() {
+    let desk = Desk::new(SHORT);
+    let node = desk.node();
+    let nodes = &desk.server.main.nodes;
+    let control = nodes.lock().nodes[&node.id].control.clone().expect("it is connected");
+    let oldest_dial = nodes.oldest_dial(node.id);
+    let taken_in = oldest_dial.read().expect("no panic");
+    let beat = Heartbeat { oldest_dial: 4, ..node.beat() };
+    std::thread::scope(|scope| {
+        let given_up = scope.spawn(|| nodes.beat(node.id, control, &beat).expect("at work"));
+        // One that does not wait is over by now, or as good as.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        assert!(!given_up.is_finished());
+        drop(taken_in);
+    });
+    assert_eq!(*oldest_dial.read().expect("no panic"), 4);
+}

@@ -181,7 +181,8 @@ impl FakeService {
     }
 
     fn hello(&self, hello: &Hello) -> Result<HelloReply, Fault> {
-        let books = self.books();
+        let mut books = self.books();
+        books.dials.extend(hello.dial);
         if let Some(node) = hello.node {
             let is_known = books.nodes.get(&node).is_some_and(|n| Some(n.secret) == hello.secret);
             if !is_known {
@@ -304,6 +305,7 @@ impl FakeService {
             self.tell(Told::Failed { node });
         }
         let mut books = self.books();
+        books.oldest_dial = books.oldest_dial.max(request.oldest_dial);
         books.orders.retain(|(to, order)| *to != node || !orders.contains(&order.order));
         if !orders.is_empty() {
             self.tell(Told::Acknowledged { node, orders });

@@ -325,6 +325,21 @@ fn a_copy_of_which_the_main_server_did_not_hear_in_time_counts_once_it_is_reache
 }
 
 #[test]
+fn a_connection_that_was_given_up_is_named_in_the_next_heartbeat() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 1);
+    let dials = |main: &FakeMain| main.books().dials.clone();
+    assert_eq!(dials(&main), [0]);
+    let (books, address) = main.stop();
+    let main = FakeMain::with(books, address);
+    store(&main, &node.node, 2, &bytes(2)).unwrap();
+    let used = *dials(&main).last().unwrap();
+    assert!(used > 0);
+    await_beats(&main);
+    assert_eq!(main.books().oldest_dial, used);
+}
+
+#[test]
 fn a_node_that_says_goodbye_is_not_added_again() {
     let main = FakeMain::start();
     let node = with_chunks(&main, 1);

@@ -99,6 +99,7 @@ impl FakeNode {
                     scrub: Default::default(),
                     unadopted: false,
                     time: None,
+                    oldest_dial: 0,
                 };
                 // The main server holds its answer back, which paces this.
                 if control.call(&beat).is_err() {
