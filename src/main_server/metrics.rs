@@ -103,7 +103,7 @@ fn fill_status(status: &StatusReply, page: &mut Page) {
     );
     gauge(
         "p2pdfs_main_unexplained_deletes",
-        "Of these, copies that no removal or expiry explains.",
+        "Of these, copies that no removal or expiry explains, and that were not let go.",
         deletes.unexplained_copies,
     );
     let journal = &status.journal;

@@ -35,7 +35,7 @@ pub enum NotWorking {
 /// What a heartbeat brought.
 #[derive(Debug, Default)]
 pub struct Beat {
-    /// Orders that the node acknowledged. Removals stay with it until `removals_noted`.
+    /// Orders that the node acknowledged. Removals stay with it until they are noted.
     pub closed: Vec<Given>,
     /// The node can do more than before: it counts again, or has more room.
     pub is_good_news: bool,

@@ -1,5 +1,6 @@
-//! The comparison of what is held here with what the main server's books say, after a start of
-//! either side: by bucketed digests, and by lists where these differ.
+//! The comparison of what is held here with what the main server's books say: by bucketed digests, and
+//! by lists where these differ. After a start of either side, and whenever copies are held of which
+//! the main server may not know.
 
 use crate::ids::Serial;
 use crate::policy::inventory::{bucket_of, digest, serials_of};

@@ -107,7 +107,7 @@ pub struct RepairStatus {
 pub struct DeleteStatus {
     /// Copies that nodes are to delete and have not yet.
     pub condemned_copies: u64,
-    /// Of these, copies that no removal or expiry explains.
+    /// Of these, copies that no removal or expiry explains, and that were not let go.
     pub unexplained_copies: u64,
     /// Bytes that nodes keep as trash.
     pub trash_bytes: u64,
