@@ -71,10 +71,10 @@ impl Main {
         }
         let news = self.nodes.beat(node, control, beat)?;
         let is_news = news.is_good_news || !news.closed.is_empty();
+        self.note_removed(node, &news.closed)?;
         if news.is_good_news {
             self.repair.retry_waiting();
         }
-        self.note_removed(node, &news.closed)?;
         for given in news.closed {
             self.close_order(given, self.clock.now());
         }

@@ -140,7 +140,8 @@ impl DeleteBrake {
         }
         let lately: u64 = self.lately.iter().map(|(_, count)| count).sum();
         if waiting == 0 {
-            self.is_held = false;
+            // What was granted was let go, or vanished otherwise.
+            (self.granted, self.is_held) = (0, false);
         } else if waiting.saturating_sub(self.granted) + lately > DeleteBrake::limit(chunks) {
             self.is_held = true;
         }
@@ -296,5 +297,13 @@ mod tests {
         assert!(brake.lets_go(at(0), 0, 1000));
         assert!(!brake.lets_go(at(0), 0, 1001));
         assert!(brake.lets_go(at(0), 0, 0) && !brake.is_held(), "none is left to be held");
+    }
+
+    #[test]
+    fn what_a_person_let_go_and_vanished_otherwise_lets_nothing_else_go() {
+        let mut brake = DeleteBrake::default();
+        brake.release(5000);
+        assert!(brake.lets_go(at(0), 0, 5000) && brake.lets_go(at(0), 0, 0));
+        assert!(!brake.lets_go(at(0), 0, 1001));
     }
 }

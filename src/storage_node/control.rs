@@ -30,6 +30,14 @@ const GRACE: Duration = Duration::from_secs(15);
 /// time before its end, and a node that ends with it, the node cannot miss in a copy of its catalog.
 const SAVE_HEARD_EVERY: Duration = Duration::from_secs(60);
 
+/// How long the main server may take over one answer of a comparison.
+const COMPARISON_PATIENCE: Duration = Duration::from_secs(60);
+/// A comparison of a node that is alive is followed by none for so many times as long as it took, and
+/// for at most so long: it holds confirmations up, and those that wait too long for it ask for the
+/// next.
+const COMPARISON_REST: u32 = 9;
+const LONGEST_REST: Duration = Duration::from_secs(120);
+
 /// What came of the first try to reach the main server.
 #[derive(Debug)]
 pub(super) enum FirstContact {
@@ -74,6 +82,8 @@ struct Control<'a> {
     interval: Duration,
     /// When it is next kept on disk how far the main server's books are.
     save_heard_at: Moment,
+    /// Until then nothing is compared again.
+    rest_until: Moment,
     /// Until it was used once.
     first: Option<Sender<FirstContact>>,
     is_alive: bool,
@@ -90,6 +100,7 @@ pub(super) fn run(
         compared_with: None,
         interval: Duration::from_secs(5),
         save_heard_at: shared.clock.now() + SAVE_HEARD_EVERY,
+        rest_until: shared.clock.now(),
         first: Some(first),
         is_alive: false,
     };
@@ -156,6 +167,9 @@ impl Control<'_> {
         self.check_cluster(&connection, member.membership.cluster)?;
         let main = connection.hello().incarnation;
         if self.compared_with.is_none() || self.compared_with != main {
+            // Whatever comes of it: another main server may be on its way to be obeyed, and the one
+            // before must be asked again whether it is.
+            self.compared_with = None;
             self.shared.orders.end_removals();
             let reply = match reply.take() {
                 Some(reply) => reply,
@@ -168,6 +182,8 @@ impl Control<'_> {
             };
             self.interval = Duration::from_millis(reply.interval_ms);
             self.confirm_again(&mut connection)?;
+            // What goes unheard from here on may be held too late for what follows.
+            self.shared.confirmer.take_unheard();
             inventory::compare(&mut connection, &member, &self.shared.confirmer)?;
             self.compared_with = Some(reply.incarnation);
         }
@@ -184,14 +200,23 @@ impl Control<'_> {
 
     /// Has copies counted that were told to be lost and are held again, and those of which the main
     /// server may not have heard.
-    fn compare_again(&self, connection: &mut Connection) -> Result<(), End> {
-        let are_back = self.shared.aside.take_back();
-        if !self.shared.confirmer.take_unheard() && !are_back {
+    fn compare_again(&mut self, connection: &mut Connection) -> Result<(), End> {
+        let shared = self.shared;
+        let began = shared.clock.now();
+        if began < self.rest_until {
             return Ok(());
         }
-        let Some(member) = self.shared.member() else { return Err(End::Stopped) };
-        inventory::compare(connection, &member, &self.shared.confirmer).map_err(|error| {
-            self.shared.aside.note_back();
+        let are_back = shared.aside.take_back();
+        if !shared.confirmer.take_unheard() && !are_back {
+            return Ok(());
+        }
+        let Some(member) = shared.member() else { return Err(End::Stopped) };
+        connection.set_answer_timeout(COMPARISON_PATIENCE);
+        let compared = inventory::compare(connection, &member, &shared.confirmer);
+        let now = shared.clock.now();
+        self.rest_until = now + (now.since(began) * COMPARISON_REST).min(LONGEST_REST);
+        compared.map_err(|error| {
+            shared.aside.note_back();
             error.into()
         })
     }

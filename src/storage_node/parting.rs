@@ -63,12 +63,17 @@ mod tests {
         let parting = Parting::default();
         let adding = parting.begin_adding().expect("nobody parts");
         thread::scope(|scope| {
-            let goodbye = scope.spawn(|| parting.begin(LONG));
+            let goodbye = scope.spawn(|| {
+                parting.begin(LONG);
+                parting.lock().is_adding
+            });
             while !parting.lock().is_parting {
                 thread::yield_now();
             }
-            assert!(!goodbye.is_finished(), "it would be followed by what is under way");
+            // One that does not wait is through by now, or as good as.
+            (0..1000).for_each(|_| thread::yield_now());
             drop(adding);
+            assert!(!goodbye.join().unwrap(), "it would be followed by what is under way");
         });
         assert!(parting.begin_adding().is_none());
         parting.begin(LONG);

@@ -11,7 +11,7 @@ use crate::catalog::CatalogError;
 use crate::ids::{ChunkId, HashAlgorithm};
 
 /// The format that this reader knows, and the names of the files, as they stand in its description.
-const KNOWN_FORMAT: i64 = 3;
+const KNOWN_FORMAT: i64 = 4;
 const DATABASE: &str = "catalog.db";
 const LOCK: &str = "catalog.lock";
 const SERIALS_IN_PART: i64 = 4096;

@@ -241,9 +241,9 @@ pub(super) fn make_final(
 
 /// How many unknown copies were named.
 pub(super) fn named_unknown(conn: &Connection) -> Done<u64> {
-    let sql = "SELECT COUNT(*) FROM condemned WHERE why = ? AND due <= ?";
-    let named = (Condemned::Unknown as u8, time(AGAIN));
-    Ok(conn.prepare_cached(sql)?.query_row(named, |row| unsigned(row, 0))?)
+    // The reason in figures, so that the index of these alone is used.
+    let sql = "SELECT COUNT(*) FROM condemned WHERE why = 3 AND due <= ?";
+    Ok(conn.prepare_cached(sql)?.query_row((time(AGAIN),), |row| unsigned(row, 0))?)
 }
 
 pub(super) fn holders(conn: &Connection, serials: &[Serial]) -> Done<Vec<(Serial, NodeId)>> {

@@ -39,6 +39,11 @@ ALTER TABLE catalog ADD COLUMN mark INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE incarnations ADD COLUMN last_mark INTEGER;
 ";
 
+// What format 4 has and format 3 had not.
+const FROM_3: &str = "
+CREATE INDEX unknown_copies ON condemned (due) WHERE why = 3;
+";
+
 /// Brings the tables from the format `found` to `FORMAT`, in one transaction: a crash on the way
 /// leaves them as they were.
 pub(super) fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
@@ -46,10 +51,11 @@ pub(super) fn migrate(conn: &Connection, found: i64) -> rusqlite::Result<()> {
         return Ok(());
     }
     let transaction = conn.unchecked_transaction()?;
-    if found == 1 {
-        transaction.execute_batch(FROM_1)?;
+    for (format, changes) in [(1, FROM_1), (2, FROM_2), (3, FROM_3)] {
+        if found <= format {
+            transaction.execute_batch(changes)?;
+        }
     }
-    transaction.execute_batch(FROM_2)?;
     transaction.execute("UPDATE catalog SET format = ?", (FORMAT,))?;
     transaction.commit()?;
     log::info!("catalog brought to another format from={found} to={FORMAT}");

@@ -16,7 +16,7 @@ use crate::durable::{self, SyncPoint};
 use crate::ids::{ClusterId, Secret};
 
 /// The format that this program writes and reads.
-pub const FORMAT: i64 = 3;
+pub const FORMAT: i64 = 4;
 /// The database in a catalog's directory.
 pub const FILE_NAME: &str = "catalog.db";
 /// The file whose lock keeps a second process out.
@@ -98,6 +98,7 @@ CREATE TABLE condemned (
     length INTEGER NOT NULL, why INTEGER NOT NULL, purge INTEGER NOT NULL, due INTEGER NOT NULL);
 CREATE UNIQUE INDEX condemned_copies ON condemned (node, serial);
 CREATE INDEX condemned_serials ON condemned (serial);
+CREATE INDEX unknown_copies ON condemned (due) WHERE why = 3;
 CREATE TABLE staged (
     number INTEGER PRIMARY KEY, account INTEGER NOT NULL, upload BLOB NOT NULL,
     part INTEGER NOT NULL, staged_at INTEGER NOT NULL, ids BLOB NOT NULL);

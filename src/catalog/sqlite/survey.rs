@@ -91,7 +91,6 @@ pub(super) fn condemned_totals(conn: &Connection) -> Done<CondemnedTotals> {
     let sql = "SELECT condemned, unknown FROM catalog";
     let sums = |row: &rusqlite::Row<'_>| Ok((unsigned(row, 0)?, unsigned(row, 1)?));
     let (copies, mut unknown) = conn.prepare_cached(sql)?.query_row((), sums)?;
-    // They are seldom.
     if unknown > 0 {
         unknown -= super::condemned::named_unknown(conn)?.min(unknown);
     }

@@ -394,7 +394,8 @@ fn a_panic_over_what_a_node_deleted_does_not_keep_it_from_deleting_more() {
         panic!("over what was deleted");
     });
     catch_unwind(noting).expect_err("it panics");
-    assert!(nodes.lock().nodes[&node.id].orders.is_empty());
+    // By now it may have been given another.
+    assert!(!nodes.lock().nodes[&node.id].orders.contains_key(&order.order));
 }
 
 #[test]

@@ -337,14 +337,31 @@ fn a_commit_that_took_a_node_for_alive_that_fell_silent_has_its_chunks_looked_at
     work_until("it has two", &mut nodes, || copies() == 2);
 }
 
-#[test]
-fn what_is_found_on_a_node_of_which_nobody_saw_that_it_was_away_is_counted() {
+/// Three nodes, two of which hold the chunk, and the one that does not.
+fn with_one_that_holds_nothing() -> (Desk, Vec<FakeNode>, ChunkRecord, usize) {
     let desk = Desk::new(SHORT);
-    let mut nodes = stored(&desk, 3, 2, 1);
-    until("all is counted", || is_well(&desk));
+    let nodes = stored(&desk, 3, 2, 1);
+    until("all is counted", || status(&desk).is_surveyed && is_well(&desk));
     let record = desk.record(id(1));
     let has_copy = |node: &FakeNode| record.copies.iter().any(|copy| copy.node == node.id);
-    let other = nodes.iter_mut().find(|node| !has_copy(node)).expect("three hold two");
-    other.compare_holding(&[(record.serial, id(1))]);
+    let other = nodes.iter().position(|node| !has_copy(node)).expect("three hold two");
+    (desk, nodes, record, other)
+}
+
+#[test]
+fn what_is_found_on_a_node_that_was_alive_all_the_time_is_trimmed() {
+    let (desk, mut nodes, record, other) = with_one_that_holds_nothing();
+    nodes[other].compare_holding(&[(record.serial, id(1))]);
     until("one is trimmed", || desk.catalog.condemned_totals().expect("sums").copies == 1);
+}
+
+/// It was back before upkeep looked, which saw the same nodes as before.
+#[test]
+fn what_is_found_on_a_node_of_which_nobody_saw_that_it_was_away_is_counted() {
+    let (mut desk, mut nodes, record, other) = with_one_that_holds_nothing();
+    drop(desk.server.upkeep.take());
+    assert!(desk.server.main.survey.lock().is_surveyed());
+    nodes[other].restart().expect("added anew");
+    nodes[other].compare_holding(&[(record.serial, id(1))]);
+    assert!(!desk.server.main.survey.lock().is_surveyed(), "there is something to count");
 }

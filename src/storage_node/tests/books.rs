@@ -112,6 +112,9 @@ pub struct Books {
     pub stored_fault: Option<Fault>,
     /// `stored` is not looked at.
     pub stored_hangs: bool,
+    /// How often `compared` was heard, and whether it is answered later.
+    pub comparisons: u32,
+    pub compared_hangs: bool,
     /// The numbers of connections that nodes told of, and what the last heartbeat said of them.
     pub dials: Vec<u64>,
     pub oldest_dial: u64,
@@ -164,6 +167,8 @@ impl Books {
             lose_add_me_reply: false,
             stored_fault: None,
             stored_hangs: false,
+            comparisons: 0,
+            compared_hangs: false,
             dials: Vec::new(),
             oldest_dial: 0,
             orders: Vec::new(),

@@ -260,7 +260,11 @@ impl FakeService {
             ToMain::Inventory(request) => connection.reply(Ok(self.inventory(node, &request)), &[]),
             ToMain::Holdings(request) => connection.reply(Ok(self.holdings(node, request)), &[]),
             ToMain::Compared(_) => {
+                let mut books = self.books();
+                books.comparisons += 1;
                 self.tell(Told::Compared { node });
+                let hangs = |books: &mut Books| books.compared_hangs && !books.stopping;
+                drop(self.0.changed.wait_while(books, hangs).unwrap());
                 connection.reply(Ok(Done {}), &[])
             }
             ToMain::DropMe(request) => connection.reply(self.drop_me(node, request), &[]),

@@ -324,6 +324,34 @@ fn a_copy_of_which_the_main_server_did_not_hear_in_time_counts_once_it_is_reache
     assert!(main.held(node.number()).contains(&Serial(1)));
 }
 
+/// What went unheard since a slow comparison began waits for a rest in proportion, so that comparisons,
+/// which hold confirmations up, do not ask for each other without an end.
+#[test]
+fn a_slow_comparison_is_not_followed_by_another_at_once() {
+    const SLOW: Duration = Duration::from_secs(5);
+    let main = FakeMain::start();
+    let clock = Clock::manual(TIME);
+    let node = join_with(&main, |config| config.clock = clock.clone());
+    let comparisons = || {
+        await_beats(&main);
+        main.books().comparisons
+    };
+    let aside = &node.node.shared.aside;
+    main.told_so_far();
+    main.announce(|books| books.compared_hangs = true);
+    aside.note_back();
+    main.announce(|books| books.announce.push(KeyId(1)));
+    main.await_told(|told| *told == Told::Compared { node: node.number() });
+    clock.advance(SLOW);
+    aside.note_back();
+    main.announce(|books| books.compared_hangs = false);
+    assert_eq!(comparisons(), 2);
+    clock.advance(SLOW * 9 - Duration::from_millis(1));
+    assert_eq!(comparisons(), 2);
+    clock.advance(Duration::from_millis(1));
+    wait_until(|| comparisons() == 3);
+}
+
 #[test]
 fn a_connection_that_was_given_up_is_named_in_the_next_heartbeat() {
     let main = FakeMain::start();
@@ -337,6 +365,47 @@ fn a_connection_that_was_given_up_is_named_in_the_next_heartbeat() {
     assert!(used > 0);
     await_beats(&main);
     assert_eq!(main.books().oldest_dial, used);
+}
+
+#[test]
+fn a_node_that_stops_begins_its_goodbye_before_it_says_it() {
+    let main = FakeMain::start();
+    let Running { node, .. } = with_chunks(&main, 1);
+    let shared = node.shared.clone();
+    node.stop();
+    assert!(shared.parting.begin_adding().is_none());
+}
+
+/// The one that was compared last came back after another had adopted the node, and was taken at its
+/// word without being asked who it is.
+#[test]
+fn of_two_main_servers_that_take_turns_each_is_asked_again_whether_it_is_adopted() {
+    let main = FakeMain::start();
+    let node = with_chunks(&main, 1);
+    let number = node.number();
+    let start_of = |mut books: Books, address, is_adopted| {
+        books.incarnation = Incarnation::random();
+        books.is_adopted = is_adopted;
+        FakeMain::with(books, address)
+    };
+    let (books, address) = main.stop();
+    let stale = start_of(books, address, false);
+    stale.await_told(|told| matches!(told, Told::Unadopted { .. }));
+    let (stale_books, _) = stale.stop();
+    let mut books = stale_books.clone();
+    // Its comparison never comes to an end.
+    books.stored_fault = Some(Fault::new(FaultCode::Busy, "later"));
+    let main = start_of(books, address, true);
+    main.await_told(|told| *told == Told::PutOff);
+    main.stop();
+    let stale = FakeMain::with(stale_books, address);
+    let order = removal(&stale, number, 1, &[1], |_| {});
+    stale.announce(|books| books.orders.push(order));
+    stale.await_told(|told| {
+        let obeyed = matches!(told, Told::Acknowledged { orders, .. } if !orders.is_empty());
+        obeyed || matches!(told, Told::Unadopted { .. })
+    });
+    assert!(is_held(&stale, &node, 1));
 }
 
 #[test]
