@@ -108,7 +108,9 @@
 //! catalog, an old backup, or the second of two copies lacks the incarnation; a copy that was made while
 //! the main server ran has it, but came to an earlier mark in it, and no later start of the copy changes
 //! that, until a person adopts it. An honest start always has both, whatever crashed, since no mark is
-//! told before it is durable; and no clock is in it.
+//! told before it is durable; and no clock is in it. A node asks that anew whenever another main server may
+//! have answered it since, be it only for a moment: two that take turns at one address are told apart
+//! each time.
 //!
 //! *Even a wrong order is not the end.* A node moves what it is told to delete to its trash: a tombstone
 //! hides the record, whose bytes stay for at least an hour and until the space is needed. An inventory
