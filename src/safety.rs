@@ -9,7 +9,8 @@
 //!   writes: that is what a power cut takes away in the tests.
 //! - BLAKE3 does not collide, and SHA-1 does not where a collision-detecting SHA-1 finds nothing.
 //! - Processes end at any instruction, messages are lost, repeated, late or cut off, and clocks jump.
-//!   None of the arguments below rests on a timeout: timeouts only decide when to try something else.
+//!   None of the arguments below rests on a timeout but that of unknown serials, which wait a day, and
+//!   that of the mark, under *What is not closed yet*: others only decide when to try something else.
 //! - Fewer disks are destroyed together than a chunk has copies. Whoever has them all destroyed within
 //!   the time that one repair takes loses what was on these alone.
 //!
@@ -80,7 +81,7 @@
 //! - While a serial is condemned on a node, a confirmation of it from there is refused, and nothing ends
 //!   that but the acknowledgement of an order, durably noted: not a comparison, nor a restart.
 //! - A node has one order to delete at a time, and no other is made before the acknowledgement of this
-//!   one is in the catalog. One that was taken back may still be carried out: but a node carries such
+//!   one is in the catalog, or cannot come there any more, and then its copies stay condemned. One that was taken back may still be carried out: but a node carries such
 //!   orders out one by one, as they came. So with the order that was acknowledged, all before it are over.
 //! - Books that come next may count what the ones before wanted deleted. Before a node tells what it
 //!   holds to a main server that started anew, it gives up the orders to delete that wait, and ends the
@@ -94,7 +95,7 @@
 //! only when the index holds its copies no more and the exchange that had begun before is over: so each
 //! `stored` of it was answered before, while the copy was condemned and could not count; or else its
 //! connection broke, and it may lie at the main server unread. Then the heartbeat that acknowledges the
-//! removal says that this connection is given up, and before the acknowledgement is noted, what is being
+//! removal says that this connection is given up, as does whatever comes on the next one, and before the acknowledgement is noted, what is being
 //! taken in from there is over, and from then on nothing is. The same holds for lists of what is held, on
 //! an earlier control connection, and for all that an earlier start of the node has said. Nothing is held
 //! up for that, and nobody waits in a circle: whoever removes holds no lock while it waits for an
@@ -123,7 +124,7 @@
 //!
 //! *Moving is copying, then trimming.* Draining and rebalancing have no operation of their own.
 //!
-//! *What is not closed yet.* A node hears of marks with its heartbeats, and has them on its disk a minute
+//! *What is not closed yet.* The rule for main servers has one exception. A node hears of marks with its heartbeats, and has them on its disk a minute
 //! later at the latest: a copy of the catalog that was made in the last seconds of its main server is
 //! taken for the original, and one of its last minute by a node that was killed together with it.
 //!

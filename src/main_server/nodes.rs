@@ -177,11 +177,12 @@ impl Nodes {
         // What an earlier start has said is taken in before, or never.
         let oldest_dial = self.oldest_dial(node);
         let mut oldest_dial = oldest_dial.write().unwrap_or_else(PoisonError::into_inner);
-        *oldest_dial = 0;
         let mut table = self.lock();
         let zone_number = table.zone_number(&start.zone);
         let Some(node) = table.nodes.get_mut(&node) else { return };
-        node.incarnation = Some(start.incarnation);
+        if node.incarnation.replace(start.incarnation) != Some(start.incarnation) {
+            *oldest_dial = 0;
+        }
         node.address = Some(start.address.clone());
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
         (node.is_added, node.is_unadopted) = (true, !is_adopted);
@@ -238,6 +239,20 @@ impl Nodes {
         let after = node.state(interval, now);
         let is_back = after == State::Alive && before != State::Alive;
         Ok(Beat { closed, is_good_news: is_back || has_room && after == State::Alive })
+    }
+
+    /// This start of the node speaks on a connection of this number: it has given up those before, and
+    /// what lies unread on them is not heard any more.
+    pub fn heard_on(&self, node: NodeId, incarnation: Option<Incarnation>, dial: u64) {
+        let oldest_dial = self.oldest_dial(node);
+        if *oldest_dial.read().unwrap_or_else(PoisonError::into_inner) >= dial {
+            return;
+        }
+        let mut oldest_dial = oldest_dial.write().unwrap_or_else(PoisonError::into_inner);
+        // A later start counts from the beginning.
+        if self.check_working(node, incarnation).is_ok() {
+            *oldest_dial = dial.max(*oldest_dial);
+        }
     }
 
     /// The node was heard on its control connection.

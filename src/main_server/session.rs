@@ -220,7 +220,12 @@ impl Session<'_> {
         serve: fn(&Main, NodeId, M) -> Result<M::Reply, Fault>,
     ) -> bool {
         let oldest_dial = match self.peer {
-            Peer::Node { id, .. } => self.main.nodes.oldest_dial(id),
+            Peer::Node { id, incarnation, dial } => {
+                if let Some(dial) = dial {
+                    self.main.nodes.heard_on(id, incarnation, dial);
+                }
+                self.main.nodes.oldest_dial(id)
+            }
             _ => Arc::default(),
         };
         let oldest_dial = oldest_dial.read().unwrap_or_else(PoisonError::into_inner);

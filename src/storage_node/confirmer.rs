@@ -16,9 +16,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::causes::with_causes;
-use crate::ids::Serial;
+use crate::ids::{Incarnation, Serial};
 use crate::wire::node_to_main::DuplicatedChunk;
-use crate::wire::{MAX_CONFIRMATIONS, MAX_ITEMS};
+use crate::wire::{Connection, MAX_CONFIRMATIONS, MAX_ITEMS};
 
 use super::answer::pending;
 use super::batch::{Answers, Batch, Job, StoredCopy, What, unheard};
@@ -31,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long something is worth sending for which nobody waits.
 const NOTE_PATIENCE: Duration = Duration::from_secs(60);
+/// How many times as long as somebody waits for its answer something is told: it counts late, too, and
+/// what is not told at all costs a comparison.
+const LATE: u32 = 6;
 
 /// The queue of what is to be told.
 #[derive(Debug, Default)]
@@ -53,6 +56,8 @@ struct Queue {
     over: bool,
     /// The main server was just reached by another thread.
     nudged: bool,
+    /// The main server at which the node was added last.
+    main: Option<Incarnation>,
     /// Copies were given up of which the main server may not have heard.
     are_unheard: bool,
 }
@@ -115,6 +120,17 @@ impl Confirmer {
     /// long: so nobody who waits here is waited for.
     pub fn settle(&self) {
         drop(self.pause());
+    }
+
+    /// From now on nothing is told to any other main server: two may take turns at one address.
+    pub fn tell_only(&self, main: Incarnation) {
+        self.lock().main = Some(main);
+    }
+
+    /// True for a connection to the main server at which the node was added last.
+    pub fn may_tell_by(&self, connection: &Connection) -> bool {
+        let main = self.lock().main;
+        main.is_none() || main == connection.hello().incarnation
     }
 
     /// True once after copies were not told of in time that are held: they count after a comparison
@@ -201,7 +217,8 @@ impl Confirmer {
             let part = std::mem::replace(&mut items, rest);
             let (answer, answers) = pending();
             waiting.push((part.len(), answers));
-            self.push(Job { what: what(part), answer: Some(answer), until: Some(until) });
+            let told_until = Some(until + patience * (LATE - 1));
+            self.push(Job { what: what(part), answer: Some(answer), until: told_until });
         }
         let mut all = Vec::new();
         for (count, answers) in waiting {

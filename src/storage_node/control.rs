@@ -37,6 +37,8 @@ const COMPARISON_PATIENCE: Duration = Duration::from_secs(60);
 /// next.
 const COMPARISON_REST: u32 = 9;
 const LONGEST_REST: Duration = Duration::from_secs(120);
+/// The same after one that failed: what it has changed is to be put right soon.
+const REST_AFTER_FAULT: Duration = Duration::from_secs(5);
 
 /// What came of the first try to reach the main server.
 #[derive(Debug)]
@@ -181,6 +183,7 @@ impl Control<'_> {
                 }
             };
             self.interval = Duration::from_millis(reply.interval_ms);
+            self.shared.confirmer.tell_only(reply.incarnation);
             self.confirm_again(&mut connection)?;
             // What goes unheard from here on may be held too late for what follows.
             self.shared.confirmer.take_unheard();
@@ -214,7 +217,8 @@ impl Control<'_> {
         connection.set_answer_timeout(COMPARISON_PATIENCE);
         let compared = inventory::compare(connection, &member, &shared.confirmer);
         let now = shared.clock.now();
-        self.rest_until = now + (now.since(began) * COMPARISON_REST).min(LONGEST_REST);
+        let longest = if compared.is_ok() { LONGEST_REST } else { REST_AFTER_FAULT };
+        self.rest_until = now + (now.since(began) * COMPARISON_REST).min(longest);
         compared.map_err(|error| {
             shared.aside.note_back();
             error.into()

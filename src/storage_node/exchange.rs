@@ -22,6 +22,10 @@ pub(super) fn tell(
     if batch.is_empty() {
         return Ok(());
     }
+    if connection.as_ref().is_some_and(|open| !shared.confirmer.may_tell_by(open)) {
+        *connection = None;
+        shared.confirmer.give_up_connection();
+    }
     if let Some(open) = connection {
         match exchange(open, batch) {
             Ok(()) => return Ok(()),
@@ -34,6 +38,11 @@ pub(super) fn tell(
         }
     }
     let mut open = shared.dial_to_confirm()?;
+    if !shared.confirmer.may_tell_by(&open) {
+        shared.confirmer.give_up_connection();
+        let what = "this is not the main server at which the node was added last".to_string();
+        return Err(CallError::BadReply { address: open.address().clone(), what });
+    }
     open.set_answer_timeout(ANSWER_TIMEOUT);
     let told = exchange(&mut open, batch);
     match told {

@@ -37,15 +37,17 @@ impl Drop for Tmpfs {
 }
 
 /// One node on a disk that is too small for what it offers, and one with room.
-fn beside_a_small_disk(options: &str, fill: impl Fn(&TestCluster)) {
+fn beside_a_small_disk(options: &str, segment: &str, fill: impl Fn(&TestCluster)) {
     let Some(disk) = Tmpfs::new(options) else { return };
-    let mut cluster = Setup::new(1).nodes_in(&disk.path()).space("1G").start();
+    let setup = Setup::new(1).nodes_in(&disk.path()).space("1G");
+    let mut cluster = setup.node_args(&["--segment", segment]).start();
     cluster.nodes_elsewhere();
     cluster.add_node();
     cluster.wait_alive(2);
     let cli = cluster.cli();
     fill(&cluster);
-    // The small one is full by now. Storing goes on, on the other.
+    cluster.wait_status("the small one takes no more", is_full);
+    // Storing goes on, on the other.
     let content = bytes(31, 9 << 20);
     cli.run_with(&["put", "--copies", "1", "-", "/more"], &content).ok();
     assert!(cli.run(&["cat", "/more"]).stdout == content);
@@ -55,7 +57,7 @@ fn beside_a_small_disk(options: &str, fill: impl Fn(&TestCluster)) {
 
 #[test]
 fn a_disk_that_is_full_in_earnest_costs_nothing_that_is_stored() {
-    beside_a_small_disk("size=24M", |cluster| {
+    beside_a_small_disk("size=24M", "256M", |cluster| {
         for number in 0..12 {
             let path = format!("/file-{number}");
             let content = bytes(200 + number, 4 << 20);
@@ -67,13 +69,66 @@ fn a_disk_that_is_full_in_earnest_costs_nothing_that_is_stored() {
 
 #[test]
 fn a_disk_that_takes_no_more_files_costs_nothing_that_is_stored() {
-    beside_a_small_disk("size=300M,nr_inodes=14", |cluster| {
+    // Each segment is a file.
+    beside_a_small_disk("size=300M,nr_inodes=14", "4M", |cluster| {
         for number in 0..12 {
             let path = format!("/file-{number}");
             let content = bytes(300 + number, 4 << 20);
             cluster.cli().run_with(&["put", "--copies", "1", "-", &path], &content).ok();
         }
     });
+}
+
+#[test]
+fn a_limit_on_file_sizes_costs_nothing_that_is_stored() {
+    let mut cluster = Setup::new(0).start();
+    cluster.limit_file_bytes(Some(10 << 20));
+    cluster.add_node();
+    cluster.limit_file_bytes(None);
+    cluster.add_node();
+    cluster.wait_alive(2);
+    let cli = cluster.cli();
+    let files: Vec<_> = (0..12).map(|n| (format!("/file-{n}"), bytes(700 + n, 4 << 20))).collect();
+    for (path, content) in &files {
+        cli.run_with(&["put", "--copies", "1", "-", path], content).ok();
+    }
+    cluster.wait_status("the node takes no more", is_full);
+    for (path, content) in &files {
+        assert!(cli.run(&["cat", path]).stdout == *content, "{path}");
+    }
+    assert!(cluster.node(0).is_running());
+    cluster.stop_and_check().assert_whole();
+}
+
+/// The main server's books cannot grow any more: it takes that for a failed disk, and loses nothing.
+#[test]
+fn a_limit_on_file_sizes_costs_the_main_server_nothing_that_it_acknowledged() {
+    let mut cluster = Setup::new(1).start();
+    let cli = cluster.cli();
+    cluster.main().kill();
+    cluster.limit_file_bytes(Some(3 << 20));
+    cluster.start_main();
+    cluster.limit_file_bytes(None);
+    cluster.wait_alive(1);
+    let put = |path: &str| {
+        let content = bytes(800, 1000);
+        cli.run_with(&["--patience", "2", "put", "--copies", "1", "-", path], &content).code
+    };
+    let paths: Vec<_> = (0..10_000).map(|n| format!("/{}{n}", "long".repeat(50))).collect();
+    let stored = paths.iter().take_while(|path| put(path) == Some(0)).count();
+    assert!((1..paths.len()).contains(&stored), "{stored} of {} were stored", paths.len());
+    assert_eq!(cluster.main().wait().code(), Some(1), "it ends by itself, and says why");
+    cluster.start_main();
+    cluster.wait_alive(1);
+    let witness = cluster.stop_and_check();
+    let missing = paths[..stored].iter().filter(|path| !witness.files.contains_key(*path));
+    assert_eq!(missing.count(), 0);
+}
+
+/// The first node has said that it has no room.
+fn is_full(status: &StatusReply) -> bool {
+    let first = status.nodes.iter().min_by_key(|node| node.node);
+    first.is_some_and(|node| node.space.free_bytes == 0)
 }
 
 #[test]

@@ -209,6 +209,21 @@ CREATE TABLE requests (
         assert_eq!(columns(old.path()), columns(new.path()));
     }
 
+    #[test]
+    fn a_catalog_of_format_3_gets_the_index_that_it_lacks() {
+        let dir = tempfile::tempdir().expect("made");
+        drop(SqliteCatalog::create(dir.path(), "admin", &[7; 32]).expect("made"));
+        let before = columns(dir.path());
+        let conn = Connection::open(dir.path().join("catalog.db")).expect("opened");
+        conn.execute_batch("DROP INDEX unknown_copies; UPDATE catalog SET format = 3;")
+            .expect("as it was");
+        drop(conn);
+        let catalog = SqliteCatalog::open(dir.path()).expect("opened");
+        assert_eq!(catalog.condemned_totals().expect("sums").unknown, 0);
+        drop(catalog);
+        assert_eq!(columns(dir.path()), before);
+    }
+
     /// Every table and index with its columns, as the database describes them.
     fn columns(dir: &Path) -> Vec<String> {
         let conn = Connection::open(dir.join("catalog.db")).expect("opened");
@@ -216,6 +231,7 @@ CREATE TABLE requests (
                    FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'
                    UNION SELECT m.name || ' on ' || m.tbl_name || ' ' || c.name
                    FROM sqlite_master m JOIN pragma_index_info(m.name) c WHERE m.type = 'index'
+                   UNION SELECT sql FROM sqlite_master WHERE type = 'index' AND sql LIKE '% WHERE %'
                    ORDER BY 1";
         let mut statement = conn.prepare(sql).expect("good SQL");
         let rows = statement.query_map((), |row| row.get(0)).expect("listed");

@@ -360,7 +360,7 @@ fn what_is_found_on_a_node_that_was_alive_all_the_time_is_trimmed() {
 fn what_is_found_on_a_node_of_which_nobody_saw_that_it_was_away_is_counted() {
     let (mut desk, mut nodes, record, other) = with_one_that_holds_nothing();
     drop(desk.server.upkeep.take());
-    assert!(desk.server.main.survey.lock().is_surveyed());
+    assert!(desk.server.main.survey.lock().is_surveyed(), "nobody has anything to look at");
     nodes[other].restart().expect("added anew");
     nodes[other].compare_holding(&[(record.serial, id(1))]);
     assert!(!desk.server.main.survey.lock().is_surveyed(), "there is something to count");

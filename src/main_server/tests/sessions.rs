@@ -155,10 +155,29 @@ fn what_a_node_says_on_a_connection_that_it_has_given_up_is_not_heard() {
     assert!(desk.record(id(1)).copies.is_empty());
     let reply = used.call(&stored).expect("heard");
     ok(&reply.chunks[0]);
+    // The same start that is added anew goes on counting.
+    node.add(node.dial(), &node.add_me()).expect("added");
+    node.compare();
+    assert_eq!(code(node.dial_as(3).call(&stored)), FaultCode::Busy);
     // A later start counts from the beginning.
     node.restart().expect("added");
     node.compare();
     node.dial_as(0).call(&stored).expect("heard");
+}
+
+/// A copy that is lost is told of on the next connection, before a heartbeat says that the one on which
+/// it was told to be there is given up.
+#[test]
+fn a_connection_that_is_used_ends_what_lies_unread_on_those_before() {
+    let desk = Desk::new(SHORT);
+    let node = desk.node();
+    let place = desk.place(1, id(1));
+    let (mut given_up, mut used) = (node.dial_as(3), node.dial_as(4));
+    let serials = vec![desk.record(id(1)).serial];
+    used.call(&Lost { serials: serials.into() }).expect("heard");
+    let stored = Stored { tokens: vec![place.token].into() };
+    assert_eq!(code(given_up.call(&stored)), FaultCode::Busy);
+    assert!(desk.record(id(1)).copies.is_empty());
 }
 
 #[test]

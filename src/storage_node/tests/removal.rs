@@ -353,6 +353,21 @@ fn a_slow_comparison_is_not_followed_by_another_at_once() {
 }
 
 #[test]
+fn copies_are_told_of_to_no_other_main_server_than_that_at_which_the_node_was_added() {
+    let main = FakeMain::start();
+    let node = join_with(&main, |config| config.limits.confirm_patience = Duration::from_millis(1));
+    node.node.shared.confirmer.tell_only(Incarnation::random());
+    assert_eq!(store(&main, &node.node, 1, &bytes(1)).unwrap_err().code, FaultCode::Busy);
+    await_beats(&main);
+    assert!(main.held(node.number()).is_empty());
+    // Whoever adds it is told, on this connection or the next.
+    let fault = Fault::new(FaultCode::Busy, "add again");
+    main.announce(|books| books.heartbeat_fault = Some(fault));
+    wait_until(|| main.held(node.number()).contains(&Serial(1)));
+    wait_until(|| store(&main, &node.node, 2, &bytes(2)).is_ok());
+}
+
+#[test]
 fn a_connection_that_was_given_up_is_named_in_the_next_heartbeat() {
     let main = FakeMain::start();
     let node = with_chunks(&main, 1);

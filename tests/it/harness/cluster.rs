@@ -117,7 +117,7 @@ pub struct TestCluster {
     /// What earlier processes said, for a test that fails.
     earlier: Vec<String>,
     /// Of each server that is started from now on.
-    open_files: Option<u32>,
+    limit: Option<String>,
 }
 
 /// One node of a cluster; numbered from 0 here, and from 1 by the main server.
@@ -144,7 +144,7 @@ impl TestCluster {
             main: None,
             nodes: Vec::new(),
             earlier: Vec::new(),
-            open_files: None,
+            limit: None,
         }
     }
 
@@ -191,15 +191,21 @@ impl TestCluster {
 
     /// Gives the servers that are started from now on no more than so many open files.
     pub fn limit_open_files(&mut self, count: u32) {
-        self.open_files = Some(count);
+        self.limit = Some(format!("-n {count}"));
+    }
+
+    /// Lets the servers that are started from now on write no file over this length.
+    pub fn limit_file_bytes(&mut self, bytes: Option<u64>) {
+        // In blocks of 512 bytes.
+        self.limit = bytes.map(|bytes| format!("-f {}", bytes / 512));
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = match self.open_files {
+        let mut command = match &self.limit {
             None => clean_command(program, &self.home()),
-            Some(count) => {
+            Some(limit) => {
                 let mut command = clean_command("sh", &self.home());
-                let script = format!("ulimit -n {count}; exec \"$0\" \"$@\"");
+                let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
                 command.args(["-c", &script, program]);
                 command
             }
