@@ -118,6 +118,17 @@ impl Store {
         if needed > free { Err(StoreError::NoSpace { needed, free }) } else { Ok(()) }
     }
 
+    /// The error of a write, with what seemed to be free. Whoever lacks space all the same lacks
+    /// something else: files, say.
+    fn with_free(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::NoSpace { needed, .. } => {
+                StoreError::NoSpace { needed, free: self.meter.look().unwrap_or(0) }
+            }
+            error => error,
+        }
+    }
+
     /// Writes all that was claimed, in as many segments as it takes.
     pub(super) fn write_claimed(
         &self,
@@ -217,7 +228,7 @@ impl Store {
             state.rolling = true;
             let number = state.active().segment.number + 1;
             drop(state);
-            let made = Segment::create(&self.directory, number);
+            let made = Segment::create(&self.directory, number).map_err(|e| self.with_free(e));
             state = lock(&self.state);
             state.rolling = false;
             self.changed.notify_all();
@@ -338,13 +349,14 @@ impl Extent<'_> {
     pub fn write(mut self, records: &[(Record, &[u8])]) -> Result<Ticket, StoreError> {
         if let Err(error) = self.segment.write(self.offset, records) {
             self.doubt(records);
-            return Err(match no_room_or("write", &self.segment.path, error) {
-                StoreError::NoSpace { .. } => {
+            let error = match no_room_or("write", &self.segment.path, error) {
+                StoreError::NoSpace { free, .. } => {
                     let needed = records.iter().map(|(r, _)| record_bytes(r.body.length())).sum();
-                    StoreError::NoSpace { needed, free: self.store.meter.look().unwrap_or(0) }
+                    StoreError::NoSpace { needed, free }
                 }
                 error => error,
-            });
+            };
+            return Err(self.store.with_free(error));
         }
         let mut state = lock(&self.store.state);
         let round = state.round;

@@ -37,9 +37,10 @@ impl Drop for Tmpfs {
 }
 
 /// One node on a disk that is too small for what it offers, and one with room.
-fn beside_a_small_disk(options: &str, segment: &str, fill: impl Fn(&TestCluster)) {
+fn beside_a_small_disk(options: &str, node: [&str; 2], fill: impl Fn(&TestCluster)) {
+    let [space, segment] = node;
     let Some(disk) = Tmpfs::new(options) else { return };
-    let setup = Setup::new(1).nodes_in(&disk.path()).space("1G");
+    let setup = Setup::new(1).nodes_in(&disk.path()).space(space);
     let mut cluster = setup.node_args(&["--segment", segment]).start();
     cluster.nodes_elsewhere();
     cluster.add_node();
@@ -57,7 +58,7 @@ fn beside_a_small_disk(options: &str, segment: &str, fill: impl Fn(&TestCluster)
 
 #[test]
 fn a_disk_that_is_full_in_earnest_costs_nothing_that_is_stored() {
-    beside_a_small_disk("size=24M", "256M", |cluster| {
+    beside_a_small_disk("size=24M", ["1G", "256M"], |cluster| {
         for number in 0..12 {
             let path = format!("/file-{number}");
             let content = bytes(200 + number, 4 << 20);
@@ -69,8 +70,8 @@ fn a_disk_that_is_full_in_earnest_costs_nothing_that_is_stored() {
 
 #[test]
 fn a_disk_that_takes_no_more_files_costs_nothing_that_is_stored() {
-    // Each segment is a file.
-    beside_a_small_disk("size=300M,nr_inodes=14", "4M", |cluster| {
+    // Each segment is a file, and both nodes get as many.
+    beside_a_small_disk("size=300M,nr_inodes=14", ["250M", "4M"], |cluster| {
         for number in 0..12 {
             let path = format!("/file-{number}");
             let content = bytes(300 + number, 4 << 20);
