@@ -123,7 +123,7 @@ struct Run {
         value_parser = span::parse)]
     trash_hold: Duration,
     /// When the node is expected back once it is stopped; for so long nothing of it is copied
-    /// elsewhere, unless only one other copy is left
+    /// elsewhere
     #[arg(long, value_name = "TIME", env = "P2PDFS_NODE_BACK_IN", default_value = "10m",
         value_parser = span::parse)]
     back_in: Duration,

@@ -179,7 +179,7 @@ impl<'a> Scene<'a> {
         match counting.checked_sub(wanted) {
             Some(0) => ("enough", format!("{counting} of {wanted} copies count")),
             Some(more) => {
-                let why = "trimmed as soon as the others are verified";
+                let why = "trimmed as soon as enough others count";
                 ("surplus", format!("{more} copies more than the {wanted} wanted, to be {why}"))
             }
             None => self.judge_few(record, &holders, wanted - counting),
@@ -211,7 +211,8 @@ impl<'a> Scene<'a> {
         }
         let away: Vec<NodeId> =
             holders.iter().copied().filter(|node| !self.is_live(*node)).collect();
-        match self.main.repair.lock().queue.contains(record.serial) {
+        let is_queued = self.main.repair.lock().queue.contains(record.serial);
+        match is_queued {
             true => ("queued", format!("{lacks}; {}", self.when_repaired())),
             false if !away.is_empty() => {
                 let why = "are waited for before they are made anew";

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
 
 use p2pdfs::client::Quiet;
+use p2pdfs::ids::NodeId;
 use p2pdfs::remote_path::RemotePath;
 use p2pdfs::segments::check::LiveChunk;
 use p2pdfs::segments::format::{BLOCK_BYTES, RECORD_HEADER_BYTES};
+use p2pdfs::wire::FaultCode;
 
 use crate::harness::mixed::client;
 use crate::harness::{Random, Setup, TestCluster, raw};
@@ -34,6 +36,10 @@ fn a_thousand_flipped_bits_are_all_found_by_one_scrub_repaired_and_never_served(
 
     cluster.start_main();
     (0..3).for_each(|index| cluster.start_node(index));
+    cluster.wait_alive(3);
+    for (path, _) in &files {
+        fetch_from(&cluster, victim.node, path);
+    }
     // Readers meet the damage while the scrub is on its way, and never see it.
     let reader = client(&cluster);
     for (path, content) in &files {
@@ -55,6 +61,22 @@ fn a_thousand_flipped_bits_are_all_found_by_one_scrub_repaired_and_never_served(
     // A spoiled copy that was not found would still be counted, and is not whole.
     witness.assert_whole();
     witness.assert_copies("/", 2);
+}
+
+/// Fetches what the node has of the file, and sees that whatever it serves is what it should be.
+fn fetch_from(cluster: &TestCluster, node: NodeId, path: &str) {
+    let mut main = cluster.connect().expect("the main server runs");
+    let mut there = cluster.connect_to_node(raw::index_of(node)).expect("the node runs");
+    for chunk in raw::open(&mut main, path) {
+        let Some(copy) = chunk.copies.iter().find(|copy| copy.node == node) else { continue };
+        match raw::fetch(&mut there, &copy.token, 0, None) {
+            Ok(bytes) => assert_eq!(raw::id_of(&bytes), chunk.id, "{path}"),
+            Err(fault) => {
+                let is_known = [FaultCode::Damaged, FaultCode::NotFound].contains(&fault.code);
+                assert!(is_known, "{path}: {fault}");
+            }
+        }
+    }
 }
 
 /// Large and small ones, two copies each.

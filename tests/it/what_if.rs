@@ -7,9 +7,10 @@ use p2pdfs::ids::NodeId;
 use p2pdfs::wire::admin::WhatIfReply;
 
 use crate::harness::mixed::client;
+use crate::harness::witness::Witness;
 use crate::harness::{Random, Setup, TestCluster, raw, until};
 
-const NODES: usize = 5;
+const NODES: usize = 8;
 const FILES: usize = 40;
 const CHOICES: usize = 100;
 
@@ -26,8 +27,11 @@ fn what_if_foretells_what_happens_when_nodes_are_killed() {
         cli.run_with(&["put", "--copies", &copies, "-", path], &bytes).ok();
     }
     let client = client(&cluster);
-    let mut choices: Vec<BTreeSet<usize>> =
-        (0..CHOICES).map(|_| (0..NODES).filter(|_| random.below(5) < 2).collect()).collect();
+    let mut different = BTreeSet::new();
+    while different.len() < CHOICES {
+        different.insert((0..NODES).filter(|_| random.below(5) < 2).collect::<BTreeSet<usize>>());
+    }
+    let mut choices: Vec<BTreeSet<usize>> = different.into_iter().collect();
     // All that is foretold, while all nodes are there. Then from one choice to the most alike.
     let foretold: BTreeMap<BTreeSet<usize>, WhatIfReply> =
         choices.iter().map(|down| (down.clone(), ask(&client, down))).collect();
@@ -72,10 +76,12 @@ fn can_be_read(cluster: &TestCluster, path: &str, down: &BTreeSet<usize>) -> boo
     })
 }
 
+const GONE: NodeId = NodeId(4);
+
 #[test]
 fn explain_says_of_copies_what_the_disks_say() {
     let mut random = Random::announced();
-    let mut cluster = TestCluster::start(4);
+    let mut cluster = Setup::new(4).main_args(&["--repair-speed", "0"]).start();
     let cli = cluster.cli();
     for number in 0..12 {
         let (copies, path) = ((1 + number % 3).to_string(), format!("/file-{number}"));
@@ -85,13 +91,29 @@ fn explain_says_of_copies_what_the_disks_say() {
     until("every chunk has its copies", || {
         (cluster.status().under_copied_chunks == 0).then_some(())
     });
-    let explained: BTreeMap<String, serde_json::Value> = (0..12)
-        .map(|number| format!("/file-{number}"))
-        .map(|path| (path.clone(), cli.json(&["admin", "explain", &path])))
-        .collect();
+    let explain = || -> BTreeMap<String, serde_json::Value> {
+        let paths = (0..12).map(|number| format!("/file-{number}"));
+        paths.map(|path| (path.clone(), cli.json(&["admin", "explain", &path]))).collect()
+    };
+    let in_peace = explain();
+    cluster.node(raw::index_of(GONE)).kill();
+    cluster.wait_alive(3);
+    let with_one_gone = explain();
+    cluster.start_node(raw::index_of(GONE));
+    cluster.wait_alive(4);
     let witness = cluster.stop_and_check();
+    agrees(&witness, &in_peace, None);
+    agrees(&witness, &with_one_gone, Some(GONE));
+}
+
+/// What was said of these files is what is on the disks, and what counts is what is not gone.
+fn agrees(
+    witness: &Witness,
+    explained: &BTreeMap<String, serde_json::Value>,
+    gone: Option<NodeId>,
+) {
     for (path, said) in explained {
-        let file = witness.file(&path);
+        let file = witness.file(path);
         let chunks = said["chunks"].as_array().expect("chunks");
         assert_eq!(chunks.len(), file.chunks.len(), "{path}");
         for (said, chunk) in chunks.iter().zip(&file.chunks) {
@@ -105,7 +127,16 @@ fn explain_says_of_copies_what_the_disks_say() {
             assert!(
                 copies.iter().all(|copy| copy["reason"].as_str().is_some_and(|r| !r.is_empty()))
             );
-            assert_eq!(said["state"], "enough", "{path}");
+            let there = nodes.iter().filter(|node| Some(**node) != gone).count();
+            let counts = copies.iter().filter(|copy| copy["counts"] == true).count();
+            assert_eq!(counts, there, "{path}");
+            let state = said["state"].as_str().expect("a word");
+            let expected: &[&str] = match there {
+                0 => &["unreadable"],
+                _ if there == nodes.len() => &["enough"],
+                _ => &["waiting", "queued"],
+            };
+            assert!(expected.contains(&state), "{path}: {state} with {nodes:?}");
         }
     }
 }
