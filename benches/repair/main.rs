@@ -4,6 +4,7 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(failure) = become_server() {
+        return failure.report("repair");
+    }
     let done = match std::env::var_os(SPEED) {
         Some(_) => measure(&Args::parse()),
         None => again_unlimited(),
@@ -69,6 +73,17 @@ fn main() -> ExitCode {
 
 fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::because(Exit::Failed, what, error)
+}
+
+/// A cluster starts its servers as the running program under another name: that is to be p2pdfs
+/// itself, as it is built for everyone. Returns only if it cannot be run.
+fn become_server() -> Option<Failure> {
+    let called = std::env::args_os().next()?;
+    let name =
+        Path::new(&called).file_name().filter(|n| *n == "p2pdfs-main" || *n == "p2pdfs-node")?;
+    let program = env!("CARGO_BIN_EXE_p2pdfs");
+    let error = Command::new(program).arg0(name).args(std::env::args_os().skip(1)).exec();
+    Some(failed(&format!("cannot run {program}"), &error))
 }
 
 /// Runs this program with the setting that its main servers are to get.
