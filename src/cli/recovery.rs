@@ -38,7 +38,8 @@ pub(super) struct RecoveryFlags {
     #[arg(long, value_name = "FILE", env = "P2PDFS_MAIN_RECOVERY_KEY_FILE")]
     recovery_key_file: Option<PathBuf>,
 
-    /// Recover without what is behind this piece of the journal, though more was kept once
+    /// Recover without what is behind this piece of the journal, though more was kept once, or may
+    /// be on nodes that do not answer
     #[arg(long, value_name = "SEQUENCE", requires = "recover", env = "P2PDFS_MAIN_UNTIL")]
     until: Option<u64>,
 }
@@ -166,6 +167,12 @@ fn explain(dir: &Path, error: &RecoverError) -> Failure {
                 None => "start the nodes that did not answer and try again".to_string(),
             };
             (Exit::Damaged, Some(hint), places(asked))
+        }
+        RecoverError::MayBeMore { usable, silent, .. } => {
+            let hint = format!(
+                "start them and try again, or go without what they alone may have: --until {usable}"
+            );
+            (Exit::Damaged, Some(hint), places(silent))
         }
         RecoverError::Wrong(_) => (Exit::Damaged, None, Vec::new()),
         RecoverError::Directory(DirectoryError::Settings { .. }) => {

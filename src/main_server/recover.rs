@@ -85,6 +85,13 @@ pub enum RecoverError {
         asked: Vec<(String, String)>,
         usable: Option<u64>,
     },
+    /// Enough nodes do not answer that all of a later change may be on them alone. `silent`: which,
+    /// and why.
+    #[error(
+        "{} nodes do not answer, and more of the journal than piece {usable} of generation \
+         {generation} may be on them alone", silent.len()
+    )]
+    MayBeMore { generation: u64, usable: u64, silent: Vec<(String, String)> },
     /// It was put together, and is not the catalog that it should be.
     #[error("what was kept of the catalog does not fit together: {0}")]
     Wrong(String),
@@ -95,11 +102,14 @@ pub enum RecoverError {
 struct Asked {
     seen: BTreeSet<Address>,
     nodes: BTreeMap<Address, Node>,
-    silent: Vec<(String, String)>,
-    head: Option<JournalHead>,
+    /// Why those did not answer that did not.
+    silent: BTreeMap<Address, String>,
+    /// What the nodes that answered have heard.
+    heads: Vec<JournalHead>,
 }
 
 struct Node {
+    number: NodeId,
     name: String,
     connection: Connection,
     kept: Vec<KeptGeneration>,
@@ -124,7 +134,7 @@ pub fn recover(
     let mut options = OpenOptions::new();
     let options = options.read(true).write(true).create(true).truncate(true).mode(0o600);
     let file = options.open(&path).map_err(io("make"))?;
-    let (found, boundary) = loop {
+    let (found, boundary, members) = loop {
         let (found, spoiled) = find(recovery, &mut asked, &file)?;
         let judged = judge(recovery, &asked, &found, spoiled);
         if let Err(error) = apply(recovery, &found, &file, &path, &mut rebuild) {
@@ -133,13 +143,18 @@ pub fn recover(
         // A keeper that no other one named, since it became one after them, is among the nodes.
         let assembled = file.metadata().map_err(io("look at"))?.len();
         let is_whole = judged.is_ok().then_some(assembled);
-        if !asked.ask_more(recovery, rebuild.addresses()?, found.generation, is_whole) {
-            break (found, judged?);
+        let members = rebuild.members()?;
+        let addresses = members.values().cloned().collect();
+        if !asked.ask_more(recovery, addresses, found.generation, is_whole) {
+            break (found, judged?, members);
         }
         // Its lock has to go before it is taken anew.
         drop(rebuild);
         rebuild = Rebuild::begin(dir)?;
     };
+    if recovery.until.is_none() {
+        asked.judge_silent(&members, found.generation, boundary)?;
+    }
     // The key comes first: a catalog whose key nobody has would be of no use.
     let key = directory::first_key(&dir.join(directory::CLIENT_FILE), address)?;
     let account = rebuild.admit(&key.fingerprint())?;
@@ -164,8 +179,8 @@ pub fn recover(
         sequence: boundary,
         time: found.time,
         mended: mended.collect(),
-        head: asked.head,
-        silent: asked.silent,
+        head: asked.newest_head().cloned(),
+        silent: asked.silent(),
         account,
         files: report.files,
         chunks: report.chunks,
@@ -243,7 +258,7 @@ impl Asked {
             Err(error) => {
                 let why = with_causes(&error);
                 log::warn!("a node does not give the journal addr={address} error={why:?}");
-                self.silent.push((format!("the node at {address}"), why));
+                self.silent.insert(address.clone(), why);
                 return Vec::new();
             }
         };
@@ -251,11 +266,49 @@ impl Asked {
         self.nodes.insert(address.clone(), node);
         let Some(head) = head else { return Vec::new() };
         let named = head.keepers.values().cloned().collect();
-        let order = |head: &JournalHead| (head.generation, head.sequence, head.time);
-        if self.head.as_ref().is_none_or(|newest| order(newest) < order(&head)) {
-            self.head = Some(head);
-        }
+        self.heads.push(head);
         named
+    }
+
+    fn newest_head(&self) -> Option<&JournalHead> {
+        self.heads.iter().max_by_key(|head| age(head))
+    }
+
+    /// Those that did not answer, and why.
+    fn silent(&self) -> Vec<(String, String)> {
+        let name =
+            |(address, why): (&Address, &String)| (format!("the node at {address}"), why.clone());
+        self.silent.iter().map(name).collect()
+    }
+
+    /// Refuses when the nodes of the catalog that did not answer may have something newer than was
+    /// found, up to piece `boundary`: see `may_hide`.
+    fn judge_silent(
+        &self,
+        members: &BTreeMap<NodeId, Address>,
+        generation: u64,
+        boundary: u64,
+    ) -> Result<(), RecoverError> {
+        let answered: BTreeSet<NodeId> = self.nodes.values().map(|node| node.number).collect();
+        let is_silent = |(node, _): &(&NodeId, &Address)| !answered.contains(node);
+        let silent: BTreeMap<_, _> = members.iter().filter(is_silent).collect();
+        let numbers = silent.keys().map(|node| **node).collect();
+        // Which of several that say the same is the last one is not known.
+        let last = self.newest_head().map(age);
+        let last = self.heads.iter().filter(|head| Some(age(head)) == last);
+        let mut keepers: Vec<BTreeSet<NodeId>> =
+            last.map(|head| head.keepers.keys().copied().collect()).collect();
+        if keepers.is_empty() {
+            keepers.push(BTreeSet::new());
+        }
+        if !keepers.iter().any(|keepers| may_hide(keepers, &answered, &numbers)) {
+            return Ok(());
+        }
+        let explained = silent.into_iter().map(|(node, address)| {
+            let why = self.silent.get(address).map_or("another node answers there", String::as_str);
+            (format!("node {node} at {address}"), why.to_string())
+        });
+        Err(RecoverError::MayBeMore { generation, usable: boundary, silent: explained.collect() })
     }
 
     /// Asks nodes that what was found names. True when one of those that were not asked before has
@@ -269,16 +322,46 @@ impl Asked {
         whole: Option<u64>,
     ) -> bool {
         let before: BTreeSet<Address> = self.nodes.keys().cloned().collect();
-        let heard = self.head.as_ref().map(|head| (head.generation, head.sequence));
+        let heard =
+            |asked: &Asked| asked.newest_head().map(|head| (head.generation, head.sequence));
+        let heard_before = heard(self);
         self.ask(recovery, addresses);
         let is_more = |kept: &KeptGeneration| match kept.generation == generation {
             true => whole.is_none_or(|bytes| kept.bytes > bytes),
             false => kept.generation > generation,
         };
         let mut new = self.nodes.iter().filter(|(address, _)| !before.contains(*address));
-        new.any(|(_, node)| node.kept.iter().any(is_more))
-            || heard != self.head.as_ref().map(|head| (head.generation, head.sequence))
+        new.any(|(_, node)| node.kept.iter().any(is_more)) || heard_before != heard(self)
     }
+}
+
+/// By this, of two heads the one that was said later is greater.
+fn age(head: &JournalHead) -> (u64, u64, WallTime) {
+    (head.generation, head.sequence, head.time)
+}
+
+/// True when the members that are `silent` may have a change that was on two nodes and that no node
+/// which answered has, or has heard of. `keepers` are those that the last head known names.
+///
+/// What is on two nodes is on two keepers of its time, so it is hidden only if both are silent.
+///
+/// - If both were keepers by that head already, two of its keepers are silent: that is refused,
+///   always.
+/// - Otherwise one of them became a keeper later. All nodes hear at once who the keepers are, so by
+///   then none of those that answered was in touch with the main server. Two keepers that answer
+///   would both have to have been cut off while it went on, which is not believed of two at a time;
+///   so other nodes may be silent then, as many as there are. Of one keeper, or none, it is believed,
+///   and any two that are silent are refused.
+///
+/// So one node that was cut off never passes for the last state alone, unless at most one of all that
+/// its catalog names is silent: nodes that joined later are known to nobody who answers.
+fn may_hide(
+    keepers: &BTreeSet<NodeId>,
+    answered: &BTreeSet<NodeId>,
+    silent: &BTreeSet<NodeId>,
+) -> bool {
+    let are_vouched_for = keepers.intersection(answered).count() >= 2;
+    keepers.intersection(silent).count() >= 2 || (silent.len() >= 2 && !are_vouched_for)
 }
 
 fn ask(address: &Address, recovery: &Recovery) -> Result<(Node, Option<JournalHead>), CallError> {
@@ -290,7 +373,7 @@ fn ask(address: &Address, recovery: &Recovery) -> Result<(Node, Option<JournalHe
     let reply = connection.call(&request)?;
     let number = connection.hello().node.unwrap_or(NodeId(0));
     let name = format!("node {number} at {address}");
-    Ok((Node { name, connection, kept: reply.kept }, reply.head))
+    Ok((Node { number, name, connection, kept: reply.kept }, reply.head))
 }
 
 /// Puts together the newest generation that has a whole snapshot. The second is what there is of the
@@ -330,8 +413,10 @@ fn find(
         newest.get_or_insert(found);
     }
     match newest {
-        Some(found) => Err(missing(&found, "no generation has a whole snapshot".to_string())),
-        None => Err(RecoverError::Nothing { asked: asked.silent.clone() }),
+        Some(found) => {
+            Err(missing(asked, &found, "no generation has a whole snapshot".to_string()))
+        }
+        None => Err(RecoverError::Nothing { asked: asked.silent() }),
     }
 }
 
@@ -342,12 +427,14 @@ fn read_part(connection: &mut Connection, request: ReadJournal) -> Result<Vec<u8
     Ok(buffer.as_slice().to_vec())
 }
 
-fn missing(found: &Assembled, why: String) -> RecoverError {
-    let Missing { sequence, asked, .. } = found.ends.clone().unwrap_or(Missing {
+fn missing(asked: &Asked, found: &Assembled, why: String) -> RecoverError {
+    let silent = asked.silent();
+    let Missing { sequence, mut asked, .. } = found.ends.clone().unwrap_or(Missing {
         sequence: found.sequence + 1,
         asked: Vec::new(),
         is_damage: false,
     });
+    asked.extend(silent);
     let (generation, usable) = (found.generation, found.boundary);
     RecoverError::Missing { generation, sequence, why, asked, usable }
 }
@@ -364,17 +451,18 @@ fn judge(
         return Ok(boundary);
     }
     if found.ends.as_ref().is_some_and(|ends| ends.is_damage) {
-        return Err(missing(found, "no node has it whole".to_string()));
+        return Err(missing(asked, found, "no node has it whole".to_string()));
     }
-    match &asked.head {
+    match asked.newest_head() {
         Some(head) if (head.generation, head.sequence) > (found.generation, boundary) => {
             // Where it was is more to the point than where the one before it ends.
             if let Some(spoiled) = spoiled.filter(|one| one.generation == head.generation) {
                 let spoiled = Assembled { boundary: Some(boundary), ..spoiled };
-                return Err(missing(&spoiled, "no node has it whole".to_string()));
+                return Err(missing(asked, &spoiled, "no node has it whole".to_string()));
             }
             let (generation, sequence) = (head.generation, head.sequence);
             Err(missing(
+                asked,
                 found,
                 format!("piece {sequence} of generation {generation} was on two nodes once"),
             ))
@@ -402,4 +490,33 @@ pub fn write_key(path: &Path, key: &RecoveryKey) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{}", key.to_text())?;
     crate::durable::sync_file(&file, crate::durable::SyncPoint::StateData)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hides(keepers: &[u32], answered: &[u32], silent: &[u32]) -> bool {
+        let set = |numbers: &[u32]| numbers.iter().map(|number| NodeId(*number)).collect();
+        may_hide(&set(keepers), &set(answered), &set(silent))
+    }
+
+    #[test]
+    fn one_silent_node_hides_nothing_and_two_of_the_last_keepers_may() {
+        assert!(!hides(&[1, 2, 3], &[1, 2, 3], &[]));
+        assert!(!hides(&[1, 2, 3], &[1, 2], &[3]));
+        assert!(!hides(&[1, 2], &[1], &[2]));
+        assert!(!hides(&[], &[1], &[2]));
+        assert!(hides(&[1, 2, 3], &[1], &[2, 3]));
+        assert!(hides(&[1, 2, 3, 4], &[1, 2], &[3, 4]));
+    }
+
+    #[test]
+    fn others_that_are_silent_count_unless_two_keepers_answer() {
+        assert!(!hides(&[4, 5], &[1, 4, 5], &[2, 3]));
+        assert!(!hides(&[1, 2, 3], &[1, 2], &[3, 4, 5]));
+        assert!(hides(&[4, 5], &[1, 4], &[2, 5]));
+        assert!(hides(&[4], &[4], &[2, 3]));
+        assert!(hides(&[], &[1], &[2, 3]));
+    }
 }

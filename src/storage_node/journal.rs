@@ -31,7 +31,8 @@ use super::shared::Shared;
 /// Below the node's own directory.
 pub(super) const DIRECTORY: &str = "journal";
 const HEAD_FILE: &str = "head.json";
-/// How often at most it is kept what the main server says of the same generation: that costs two syncs.
+/// How often at most it is kept what the main server says of the same generation and the same
+/// keepers: that costs two syncs.
 const SAVE_HEAD_EVERY: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -110,8 +111,8 @@ impl Keeper {
         }
         state.head = Some(head.clone());
         let is_kept = state.saved.as_ref().is_some_and(|(saved, at)| {
-            let is_soon = saved.generation == head.generation && at.elapsed() < SAVE_HEAD_EVERY;
-            *saved == head || is_soon
+            let is_alike = saved.generation == head.generation && saved.keepers == head.keepers;
+            *saved == head || (is_alike && at.elapsed() < SAVE_HEAD_EVERY)
         });
         if is_kept {
             return;

@@ -1,5 +1,6 @@
 //! Makes a catalog out of what was kept of another one: a snapshot, and the changes since.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -16,7 +17,7 @@ use super::schema;
 use super::writer::Sums;
 use crate::catalog::{CatalogError, Standing};
 use crate::durable;
-use crate::ids::Address;
+use crate::ids::{Address, NodeId};
 
 /// A catalog in the making. It stands under another name until `finish`; dropped, nothing of it
 /// stays that a start would take for a catalog.
@@ -107,14 +108,16 @@ impl Rebuild {
         Ok(())
     }
 
-    /// Where the nodes can be reached that belong to it, as far as it is built.
-    pub fn addresses(&self) -> Result<Vec<Address>, CatalogError> {
-        let sql = "SELECT address FROM nodes WHERE address IS NOT NULL AND standing <> ?";
+    /// The nodes that belong to it, as far as it is built, and where they can be reached. One that
+    /// never said where is not among them.
+    pub fn members(&self) -> Result<BTreeMap<NodeId, Address>, CatalogError> {
+        let sql = "SELECT id, address FROM nodes WHERE address IS NOT NULL AND standing <> ?";
         let mut statement = self.conn.prepare(sql).map_err(engine)?;
         let left = nodes::number_of(Standing::Left);
-        let rows = statement.query_map((left,), |row| row.get::<_, String>(0)).map_err(engine)?;
+        let row = |row: &rusqlite::Row<'_>| Ok((NodeId(row.get(0)?), row.get::<_, String>(1)?));
+        let rows = statement.query_map((left,), row).map_err(engine)?;
         let texts = rows.collect::<rusqlite::Result<Vec<_>>>().map_err(engine)?;
-        Ok(texts.iter().filter_map(|text| text.parse().ok()).collect())
+        Ok(texts.iter().filter_map(|(node, text)| Some((*node, text.parse().ok()?))).collect())
     }
 
     /// Lets this key open the first administrator's account, besides those that do already; returns

@@ -69,8 +69,10 @@ struct State {
     /// Since when there are changes that the catalog has handed over and that are in no piece yet.
     taking: Option<Instant>,
     keepers: Vec<NodeId>,
-    /// What each node heard last: whether it is a keeper, and which generation is on two nodes.
-    told: BTreeMap<NodeId, (bool, u64)>,
+    /// How often other keepers were chosen.
+    choices: u64,
+    /// What each node heard last: which choice of keepers, and which generation is on two nodes.
+    told: BTreeMap<NodeId, (u64, u64)>,
     /// Why it is not written just now.
     trouble: Option<String>,
     /// Wakes the session on which a keeper waits.
@@ -206,7 +208,8 @@ impl Main {
         let mut state = self.journal.lock();
         let follow = state.keepers.contains(&node);
         let (generation, sequence, time) = state.progress.safe();
-        state.told.insert(node, (follow, generation));
+        let choice = state.choices;
+        state.told.insert(node, (choice, generation));
         let lag_ms = self.journal.lag_ms(&state);
         let keepers = state.keepers.clone();
         drop(state);
@@ -217,11 +220,11 @@ impl Main {
         Some(JournalHead { generation, sequence, lag_ms, time, reader, keepers, follow })
     }
 
-    /// True when a node should hear at once that it is a keeper from now on, or no more; or where a
-    /// new generation is, by which whoever recovers finds it.
+    /// True when a node should hear at once who the keepers are from now on, or where a new
+    /// generation is: by both, whoever recovers knows what there may be.
     pub(super) fn has_journal_news(&self, node: NodeId) -> bool {
         let state = self.journal.lock();
-        let now = (state.keepers.contains(&node), state.progress.safe().0);
-        now != state.told.get(&node).copied().unwrap_or((false, 0))
+        let now = (state.choices, state.progress.safe().0);
+        now != state.told.get(&node).copied().unwrap_or((0, 0))
     }
 }

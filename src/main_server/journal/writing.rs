@@ -287,6 +287,7 @@ impl Desk<'_> {
             log::info!("the catalog's journal is kept by nodes={chosen:?}");
             state.progress.retain(&chosen);
             state.keepers = chosen;
+            state.choices += 1;
         }
         let safe = state.progress.safe().0;
         let is_news = std::mem::replace(&mut self.told, safe) != safe;
