@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant, SystemTime};
 
 use p2pdfs::wire::admin::StatusReply;
 
 use crate::harness::load::Load;
-use crate::harness::{Process, Random, Setup, TestCluster, bytes};
+use crate::harness::mixed::{Expected, Mixed};
+use crate::harness::{Process, Random, Setup, TestCluster, bytes, until};
 
 /// The line with which a first start shows the recovery key.
 const KEY_LINE: &str = "p2pdfs-main recovery key: ";
@@ -133,11 +135,86 @@ fn loses_nothing_that_was_safe(clients: usize, puts: usize) {
     puts.assert_copied(&witness, 2);
 }
 
+#[test]
+fn what_was_safe_outlives_a_loss_of_the_main_servers_disk_under_load() {
+    let mut cluster = TestCluster::start(3);
+    let mut random = Random::announced();
+    let key = key_file(&mut cluster);
+    let mut expected = Expected::default();
+    for _ in 0..3 {
+        wait_kept_again(&cluster);
+        expected.extend(loses_main_under_load(&mut cluster, &key, &mut random));
+        expected.assert_kept(&cluster);
+    }
+    wait_kept_again(&cluster);
+    cluster.settle_and_check();
+}
+
+/// Waits until nodes keep the journal, and lets those obey that have seen more than was recovered.
+fn wait_kept_again(cluster: &TestCluster) {
+    until("the journal is kept", || {
+        let status = cluster.status();
+        if status.notices.iter().any(|notice| notice.code == "unadopted") {
+            cluster.cli().ok(&["admin", "adopt", "nodes"]);
+        }
+        is_caught_up(&status).then_some(())
+    });
+}
+
+/// Loses the main server's disk in the middle of puts, overwrites and removals, and recovers. What is
+/// expected is all that was acknowledged before the moment up to which a status, asked for right
+/// before, called everything safe.
+fn loses_main_under_load(cluster: &mut TestCluster, key: &Path, random: &mut Random) -> Expected {
+    let load = Mixed::start(cluster, 4, 2, random);
+    load.wait_for_more(60 + random.below(60) as usize);
+    let asked = Instant::now();
+    let lag_ms = cluster.status().journal.lag_ms;
+    lose_main(cluster);
+    let history = load.break_off();
+    // Its milliseconds are whole ones, rounded down.
+    let safe = asked - Duration::from_millis(lag_ms + 1);
+    let last_put = history.last_put_before(safe).expect("something was safe");
+    let later = history.acknowledged_after(safe);
+    eprintln!(
+        "lost with {lag_ms} ms that were not safe, and {later} operations acknowledged since"
+    );
+    let said = recover(cluster, key, &[]);
+    cluster.wait_alive(3);
+    let time_after = |before: &str| {
+        let (_, rest) = said.split_once(before).unwrap_or_else(|| panic!("no {before:?}: {said}"));
+        rest.get(..UTC.len()).expect("a time").to_string()
+    };
+    let (as_of, heard) =
+        (time_after("recovered the catalog as of "), time_after("was on two nodes at "));
+    assert!(as_of >= utc(SystemTime::now() - last_put.elapsed()), "an older one: {said}");
+    assert!(heard <= as_of, "what was heard of is not in it: {said}");
+    history.kept_up_to(safe)
+}
+
+/// How times are printed: the later of two is the greater text.
+const UTC: &str = "2026-11-01 12:00:00 UTC";
+
+fn utc(time: SystemTime) -> String {
+    let seconds = time.duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970").as_secs();
+    let mut date = Command::new("date");
+    let date = date.args(["-u", "-d", &format!("@{seconds}"), "+%Y-%m-%d %H:%M:%S UTC"]).output();
+    let text = String::from_utf8(date.expect("date runs").stdout).expect("text");
+    assert_eq!(text.trim().len(), UTC.len(), "{text:?}");
+    text.trim().to_string()
+}
+
 /// The newest file of the journal on a node.
 fn journal_of(cluster: &TestCluster, index: usize) -> PathBuf {
     let entries = fs::read_dir(cluster.node_dir(index).join("journal")).expect("it keeps one");
     let files = entries.map(|entry| entry.expect("it can be read").path());
     files.filter(|path| path.extension().is_some_and(|end| end == "journal")).max().expect("one")
+}
+
+/// What a node has noted of what the main server said.
+fn head_of(cluster: &TestCluster, index: usize) -> serde_json::Value {
+    let head = cluster.node_dir(index).join("journal/head.json");
+    let head = fs::read_to_string(head).unwrap_or_default();
+    serde_json::from_str(&head).unwrap_or_default()
 }
 
 /// Waits until three nodes have the same file and know of each other, and nothing is on its way.
@@ -148,9 +225,7 @@ fn wait_all_have_all(cluster: &TestCluster) {
             (path.file_name().map(ToOwned::to_owned), fs::read(path).expect("its journal"))
         };
         let knows_all = |index| {
-            let head = cluster.node_dir(index).join("journal/head.json");
-            let head = fs::read_to_string(head).unwrap_or_default();
-            let head: serde_json::Value = serde_json::from_str(&head).unwrap_or_default();
+            let head = head_of(cluster, index);
             head["generation"] == status.journal.generation
                 && head["keepers"].as_object().is_some_and(|keepers| keepers.len() == 3)
         };
@@ -197,8 +272,7 @@ fn a_piece_that_is_missing_is_named_and_never_passed_over() {
         assert!(said.contains(node), "{node:?} is not in: {said}");
     }
     assert!(!cluster.main_dir().join("catalog.db").exists());
-    let until = said.rsplit("--until ").next().and_then(|rest| rest.split_whitespace().next());
-    let until = until.expect("a number").to_string();
+    let until = until_of(&said);
 
     // A key of another cluster opens nothing.
     let wrong = cluster.path().join("wrong.key");
@@ -211,6 +285,101 @@ fn a_piece_that_is_missing_is_named_and_never_passed_over() {
     recover(&mut cluster, &key, &["--until", &until]);
     cluster.wait_alive(3);
     cluster.cli().ok(&["cat", "/0"]);
+}
+
+/// The number that a refusal says to go on with.
+fn until_of(said: &str) -> String {
+    let until = said.rsplit("--until ").next().and_then(|rest| rest.split_whitespace().next());
+    until.unwrap_or_else(|| panic!("no number in: {said}")).to_string()
+}
+
+/// Where each piece of a journal's file ends; the first is the end of the header.
+fn piece_ends(content: &[u8]) -> Vec<usize> {
+    let mut ends = vec![p2pdfs::journal::HEADER_BYTES];
+    loop {
+        let from = *ends.last().expect("the header's");
+        let Some(length) = content.get(from..from + 4) else { return ends };
+        let length = u32::from_be_bytes(length.try_into().expect("four bytes")) as usize;
+        ends.push(from + p2pdfs::journal::PIECE_HEAD_BYTES + length);
+    }
+}
+
+#[test]
+fn a_piece_that_no_node_has_any_more_is_named_and_never_passed_over() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    for number in 0..3 {
+        let status = cluster.wait_status("all is on two nodes", is_caught_up);
+        put(&cluster, &format!("/{number}"), number);
+        cluster.wait_status("it was written", |now| now.journal.sequence > status.journal.sequence);
+    }
+    wait_all_have_all(&cluster);
+    let last = cluster.status().journal;
+    let has_heard = |index| head_of(&cluster, index)["sequence"] == last.sequence;
+    until("all have heard of the last piece", || (0..3).all(has_heard).then_some(()));
+    lose_main(&mut cluster);
+
+    // On one it ends before the last piece, on the others within the one before.
+    for (index, spare) in [0, 10, 1].into_iter().enumerate() {
+        let path = journal_of(&cluster, index);
+        let content = fs::read(&path).expect("its journal");
+        let ends = piece_ends(&content);
+        assert_eq!(ends.len() as u64, last.sequence + 1);
+        let to = ends[ends.len() - 2] - spare;
+        fs::write(&path, &content[..to]).expect("its journal");
+    }
+    let said = refused(recovery(&cluster, &key, 0, &[]));
+    let (generation, sequence) = (last.generation, last.sequence);
+    let was = format!("piece {sequence} of generation {generation} was on two nodes once");
+    assert!(said.contains(&was), "{said}");
+    let is = format!("piece {sequence} of generation {generation} of the journal is missing");
+    assert!(said.contains(&is), "{said}");
+    assert!(!cluster.main_dir().join("catalog.db").exists());
+
+    let before = (sequence - 1).to_string();
+    assert_eq!(until_of(&said), before);
+    recover(&mut cluster, &key, &["--until", &before]);
+    cluster.wait_alive(3);
+    assert!(cluster.cli().run(&["cat", "/1"]).stdout == bytes(1, 1000));
+}
+
+#[test]
+fn two_silent_keepers_may_have_more_than_a_third_and_are_named() {
+    let mut cluster = TestCluster::start(3);
+    let key = key_file(&mut cluster);
+    put(&cluster, "/early", 1);
+    wait_all_have_all(&cluster);
+    // The first is cut off before the second file.
+    cluster.node(0).kill();
+    put(&cluster, "/late", 2);
+    cluster.wait_status("it is on the two others", is_caught_up);
+    lose_main(&mut cluster);
+    (1..3).for_each(|index| cluster.node(index).kill());
+    cluster.start_node(0);
+
+    let said = refused(recovery(&cluster, &key, 0, &[]));
+    for part in ["2 nodes do not answer", "node 2 at", "node 3 at", "refused", "--until "] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
+    }
+    assert!(!cluster.main_dir().join("catalog.db").exists());
+
+    // With one of them there is all that was acknowledged.
+    cluster.start_node(1);
+    recover_from(&mut cluster, &key, 0, &[]);
+    cluster.start_node(2);
+    cluster.wait_alive(3);
+    for (path, seed) in [("/early", 1), ("/late", 2)] {
+        assert!(cluster.cli().run(&["cat", path]).stdout == bytes(seed, 1000), "{path}");
+    }
+
+    // Gone for good: what is left is taken when a person says so.
+    wait_all_have_all(&cluster);
+    lose_main(&mut cluster);
+    (1..3).for_each(|index| cluster.node(index).kill());
+    let said = refused(recovery(&cluster, &key, 0, &[]));
+    let said = recover_from(&mut cluster, &key, 0, &["--until", &until_of(&said)]);
+    assert!(said.contains("did not answer"), "{said}");
+    assert_eq!(cluster.status().files, 2);
 }
 
 fn put(cluster: &TestCluster, path: &str, seed: u64) {
@@ -272,7 +441,11 @@ fn keepers_that_no_node_names_are_found_by_what_an_old_one_keeps() {
     // The first knows of no other keepers than these three.
     (0..3).for_each(|index| cluster.node(index).kill());
     cluster.wait_status("the others keep it", |status| {
-        keepers(status) == [4, 5] && is_caught_up(status)
+        let knows = |index| {
+            let head = head_of(&cluster, index);
+            head["keepers"].as_object().is_some_and(|keepers| keepers.len() == 2)
+        };
+        keepers(status) == [4, 5] && is_caught_up(status) && (3..5).all(knows)
     });
     put(&cluster, "/late", 7);
     cluster.wait_status("it is on both", is_caught_up);

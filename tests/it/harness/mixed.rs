@@ -31,6 +31,21 @@ type Content = Option<blake3::Hash>;
 #[derive(Debug, Clone, Default)]
 pub struct Expected(BTreeMap<String, Vec<Content>>);
 
+/// What was done at each path, in order: only one client touches a path.
+#[derive(Debug, Clone, Default)]
+pub struct History(BTreeMap<String, Vec<Step>>);
+
+/// What may stand at a path from some moment on, or does.
+#[derive(Debug, Clone)]
+struct Step {
+    content: Content,
+    /// When the operation began that brought this, or found it.
+    began: Instant,
+    /// When its success was acknowledged; `None` before, and for one that failed.
+    acknowledged: Option<Instant>,
+    is_put: bool,
+}
+
 /// Clients that work until they are told to stop.
 pub struct Mixed {
     shared: Arc<Shared>,
@@ -51,6 +66,7 @@ struct Progress {
     ended: usize,
     acknowledged: usize,
     expected: Expected,
+    history: History,
     /// What the others said, the first few of them.
     failed: Vec<String>,
     /// What is wrong whatever was broken; the first of it is enough.
@@ -130,6 +146,20 @@ impl Mixed {
         assert!(progress.acknowledged > 0, "nothing was ever acknowledged");
         progress.expected.clone()
     }
+
+    /// Breaks off what the clients are doing, and returns what they did.
+    pub fn break_off(mut self) -> History {
+        self.shared.lock().stopping = true;
+        self.cancels.iter().for_each(Cancel::cancel);
+        for client in self.clients.drain(..) {
+            client.join().expect("a client of the load panicked");
+        }
+        let progress = self.shared.lock();
+        if let Some(wrong) = &progress.wrong {
+            panic!("{wrong}");
+        }
+        progress.history.clone()
+    }
 }
 
 impl Drop for Mixed {
@@ -163,12 +193,13 @@ impl One {
         while !self.shared.lock().stopping {
             let path = format!("{}-{}", self.prefix, self.random.below(PATHS));
             let remote: RemotePath = path.parse().expect("a path of plain letters");
+            let began = Instant::now();
             let (ended, wanted) = match self.random.below(10) {
                 0..5 => self.put(&path, &remote),
                 5..7 => self.remove(&path, &remote),
                 _ => (self.read(&remote), None),
             };
-            self.end(&path, ended, wanted.is_some());
+            self.end(&path, ended, wanted.is_some(), began);
         }
     }
 
@@ -217,10 +248,12 @@ impl One {
         let mut progress = self.shared.lock();
         let slot = progress.expected.0.entry(path.to_string()).or_insert_with(|| vec![None]);
         slot.push(content);
+        let step = Step { content, began: Instant::now(), acknowledged: None, is_put: false };
+        progress.history.0.entry(path.to_string()).or_default().push(step);
     }
 
     /// Only this client touches the path: what it sees is all that can be there.
-    fn end(&self, path: &str, ended: Ended, changes: bool) {
+    fn end(&self, path: &str, ended: Ended, changes: bool, began: Instant) {
         let mut progress = self.shared.lock();
         let progress = &mut *progress;
         progress.ended += 1;
@@ -234,6 +267,9 @@ impl One {
                     progress.wrong.get_or_insert(what);
                 }
                 *slot = vec![content];
+                let (acknowledged, is_put) = (Some(Instant::now()), changes && content.is_some());
+                let step = Step { content, began, acknowledged, is_put };
+                progress.history.0.entry(path.to_string()).or_default().push(step);
             }
             Ended::Unknown(error) if is_no_excuse(&error) => {
                 let what = format!("{path}, changed={changes}: {error}");
@@ -261,6 +297,34 @@ struct Seen(std::cell::RefCell<Option<Report>>);
 impl Observer for Seen {
     fn file(&self, _from: &OsStr, _to: &OsStr, report: Report) {
         self.0.replace(Some(report));
+    }
+}
+
+impl History {
+    /// What may stand at each path when all that was acknowledged before a moment is there, and of
+    /// what came later anything or nothing.
+    pub fn kept_up_to(&self, moment: Instant) -> Expected {
+        let is_before = |step: &Step| step.acknowledged.is_some_and(|at| at <= moment);
+        let expected = self.0.iter().map(|(path, steps)| {
+            let last = steps.iter().rposition(is_before);
+            let later = steps[last.unwrap_or(0)..].iter().map(|step| step.content);
+            let before = last.is_none().then_some(None);
+            (path.clone(), before.into_iter().chain(later).collect())
+        });
+        Expected(expected.collect())
+    }
+
+    /// How many operations were acknowledged after a moment.
+    pub fn acknowledged_after(&self, moment: Instant) -> usize {
+        let steps = self.0.values().flatten();
+        steps.filter(|step| step.acknowledged.is_some_and(|at| at > moment)).count()
+    }
+
+    /// When the last put began of those that were acknowledged before a moment.
+    pub fn last_put_before(&self, moment: Instant) -> Option<Instant> {
+        let is_before = |step: &&Step| step.acknowledged.is_some_and(|at| at <= moment);
+        let steps = self.0.values().flatten().filter(|step| step.is_put).filter(is_before);
+        steps.map(|step| step.began).max()
     }
 }
 
