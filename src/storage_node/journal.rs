@@ -11,7 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
@@ -24,13 +24,14 @@ use crate::wire::frame::PayloadBuffer;
 use crate::wire::node_to_main::{
     Follow, FollowReply, JournalHead, KeptGeneration, MAX_GENERATIONS,
 };
-use crate::wire::{CallError, Connection};
+use crate::wire::{CallError, Connection, Fault, FaultCode};
 
 use super::shared::Shared;
 
 /// Below the node's own directory.
 pub(super) const DIRECTORY: &str = "journal";
 const HEAD_FILE: &str = "head.json";
+const UNREADABLE: &str = "what is kept of the journal cannot be read";
 /// How often at most it is kept what the main server says of the same generation and the same
 /// keepers: that costs two syncs.
 const SAVE_HEAD_EVERY: Duration = Duration::from_secs(1);
@@ -43,6 +44,8 @@ const GRACE: Duration = Duration::from_secs(15);
 pub(super) struct Keeper {
     directory: PathBuf,
     state: Mutex<State>,
+    /// What there is was read, or cannot be.
+    opened: Condvar,
     wake: (Sender<()>, Receiver<()>),
 }
 
@@ -55,6 +58,8 @@ struct State {
     /// The main server wants this node to keep it.
     is_wanted: bool,
     interval: Duration,
+    /// How the reading of what there is ended; `None` until then. The error is for people.
+    opened: Option<Result<(), String>>,
     /// By generation: the bytes that are whole and durable, and those of the file.
     kept: BTreeMap<u64, Extent>,
     /// Why it cannot be kept.
@@ -79,7 +84,7 @@ impl Keeper {
     /// Of the node in this directory. Nothing is read yet.
     pub fn new(node_directory: &Path) -> Keeper {
         let directory = node_directory.join(DIRECTORY);
-        Keeper { directory, state: Mutex::default(), wake: bounded(1) }
+        Keeper { directory, state: Mutex::default(), opened: Condvar::new(), wake: bounded(1) }
     }
 
     /// What is in it holds no invariant across its lock that a panic could break.
@@ -138,7 +143,32 @@ impl Keeper {
     }
 
     /// Reads what there is, and how far it is whole.
-    fn open(&self) -> io::Result<()> {
+    fn open(&self) {
+        let read = self.read_all();
+        if let Err(error) = &read {
+            self.fail(UNREADABLE, error, true);
+        }
+        self.lock().opened = Some(read.map_err(|error| format!("{UNREADABLE}: {error}")));
+        self.opened.notify_all();
+    }
+
+    /// Waits until it is known what there is. Before, a node would say that it keeps nothing, and
+    /// whoever recovers would take that for an answer. Refused: `Busy`, `Damaged`.
+    pub fn wait_opened(&self, patience: Duration) -> Result<(), Fault> {
+        let state = self.lock();
+        let waited = self.opened.wait_timeout_while(state, patience, |s| s.opened.is_none());
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        match &state.opened {
+            Some(Ok(())) => Ok(()),
+            Some(Err(why)) => Err(Fault::new(FaultCode::Damaged, why.clone())),
+            None => {
+                let why = "the node has not read yet what it keeps of the journal";
+                Err(Fault::new(FaultCode::Busy, why))
+            }
+        }
+    }
+
+    fn read_all(&self) -> io::Result<()> {
         let entries = match std::fs::read_dir(&self.directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries?,
@@ -271,9 +301,7 @@ impl Keeper {
 /// The body of the keeper's thread.
 pub(super) fn run(shared: &Shared) {
     let keeper = &shared.journal;
-    if let Err(error) = keeper.open() {
-        keeper.fail("what is kept of the journal cannot be read", &error, true);
-    }
+    keeper.open();
     let mut pause = FIRST_PAUSE;
     loop {
         if !keeper.lock().is_wanted {
@@ -347,5 +375,26 @@ impl Keeper {
         log::error!("{what} directory={} error={error}", self.directory.display());
         let why = format!("{what}: {error}");
         self.lock().failed = Some(Failure { why, is_final });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_not_told_before_it_was_read() {
+        let directory = tempfile::TempDir::new().expect("a temporary directory");
+        let keeper = Keeper::new(directory.path());
+        let early = keeper.wait_opened(Duration::ZERO).expect_err("nothing was read");
+        assert_eq!(early.code, FaultCode::Busy);
+        keeper.open();
+        assert!(keeper.wait_opened(Duration::ZERO).is_ok(), "there is nothing");
+
+        let keeper = Keeper::new(directory.path());
+        std::fs::write(directory.path().join(DIRECTORY), "no directory").expect("a file");
+        keeper.open();
+        let failed = keeper.wait_opened(Duration::ZERO).expect_err("it cannot be read");
+        assert_eq!(failed.code, FaultCode::Damaged);
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn serve(
 
 fn read(shared: &Shared, request: &ReadJournal) -> Result<(ReadJournalReply, Vec<u8>), Fault> {
     let keeper = &shared.journal;
+    keeper.wait_opened(shared.limits.budget_patience)?;
     let shown = request.secret.fingerprint();
     let readers = keeper.readers();
     let is_right = readers.iter().any(|reader| bool::from(reader.as_bytes().ct_eq(&shown)));
