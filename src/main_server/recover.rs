@@ -293,19 +293,16 @@ impl Asked {
         let is_silent = |(node, _): &(&NodeId, &Address)| !answered.contains(node);
         let silent: BTreeMap<_, _> = members.iter().filter(is_silent).collect();
         let numbers = silent.keys().map(|node| **node).collect();
-        // Which of several that say the same is the last one is not known.
-        let last = self.newest_head().map(age);
-        let last = self.heads.iter().filter(|head| Some(age(head)) == last);
-        let mut keepers: Vec<BTreeSet<NodeId>> =
-            last.map(|head| head.keepers.keys().copied().collect()).collect();
-        if keepers.is_empty() {
-            keepers.push(BTreeSet::new());
-        }
-        if !keepers.iter().any(|keepers| may_hide(keepers, &answered, &numbers)) {
+        let keepers = self.newest_head().map(|head| head.keepers.keys().copied().collect());
+        if !may_hide(&keepers.unwrap_or_default(), &answered, &numbers) {
             return Ok(());
         }
         let explained = silent.into_iter().map(|(node, address)| {
-            let why = self.silent.get(address).map_or("another node answers there", String::as_str);
+            let why = match self.silent.get(address) {
+                Some(why) => why,
+                None if self.nodes.contains_key(address) => "another node answers there",
+                None => "so many are asked that it was not",
+            };
             (format!("node {node} at {address}"), why.to_string())
         });
         Err(RecoverError::MayBeMore { generation, usable: boundary, silent: explained.collect() })
@@ -336,8 +333,9 @@ impl Asked {
 }
 
 /// By this, of two heads the one that was said later is greater.
-fn age(head: &JournalHead) -> (u64, u64, WallTime) {
-    (head.generation, head.sequence, head.time)
+fn age(head: &JournalHead) -> (u64, u64, WallTime, u64) {
+    // A main server that starts begins a generation, and so counts its choices within it.
+    (head.generation, head.sequence, head.time, head.choice)
 }
 
 /// True when the members that are `silent` may have a change that was on two nodes and that no node

@@ -196,6 +196,10 @@ pub struct JournalHead {
     pub reader: Fingerprint,
     /// The nodes that keep it.
     pub keepers: Addresses,
+    /// How often the main server chose other ones since it started: where nothing is changed, only
+    /// this says which of two was said later.
+    #[serde(default)]
+    pub choice: u64,
     /// This node is to keep it, too: it should `follow`.
     #[serde(default)]
     pub follow: bool,

@@ -217,7 +217,7 @@ impl Main {
         let address = |id: NodeId| Some((id, table.nodes.get(&id)?.address.clone()?));
         let keepers = keepers.into_iter().filter_map(address).collect();
         let reader = kept.reader;
-        Some(JournalHead { generation, sequence, lag_ms, time, reader, keepers, follow })
+        Some(JournalHead { generation, sequence, lag_ms, time, reader, keepers, choice, follow })
     }
 
     /// True when a node should hear at once who the keepers are from now on, or where a new
