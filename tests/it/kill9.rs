@@ -1,4 +1,5 @@
-//! Rows 16, 23, 24, 32: kill -9 of any process at any time, under a load of everything.
+//! Rows 16, 23, 24, 32: kill -9 of any process at any time, also while it starts, under a load of
+//! everything.
 
 use std::time::Instant;
 
@@ -25,20 +26,36 @@ fn no_kill_9_under_a_mixed_load_loses_or_revives_anything() {
     let mut cluster = Setup::new(NODES).main_args(&QUICK).node_args(&NODE).start();
     let since = Instant::now();
     let load = Mixed::start(&cluster, 4, COPIES, &mut random);
+    let (mut starts, mut starts_killed) = (0, 0);
     for kill in 1..=kills {
         // In the middle of what is under way now.
         load.wait_for_more(random.below(4) as usize);
-        match random.below(NODES as u64 + 1) {
+        let kills_start = random.below(4) == 0;
+        let was_early = match random.below(NODES as u64 + 1) {
             0 => {
                 cluster.main().kill();
+                let was_early = kills_start && cluster.kill_starting_main(&mut random);
                 cluster.start_main();
+                was_early
             }
-            victim => kill_node(&mut cluster, victim as usize - 1, &load, &mut random),
-        }
+            victim => {
+                let index = victim as usize - 1;
+                cluster.node(index).kill();
+                stay_away(&cluster, &load, &mut random);
+                let was_early = kills_start && cluster.kill_starting_node(index, &mut random);
+                cluster.start_node(index);
+                was_early
+            }
+        };
+        starts += usize::from(kills_start);
+        starts_killed += usize::from(was_early);
         if kill % 1000 == 0 {
             took(&format!("{kill} kills"), since);
         }
     }
+    eprintln!(
+        "of {starts} starts that were killed, {starts_killed} were before the server was ready"
+    );
     let mut expected = load.stop();
     cluster.wait_alive(NODES);
     cluster.wait_status("every chunk has its copies, and no more", is_at_rest);
@@ -48,10 +65,9 @@ fn no_kill_9_under_a_mixed_load_loses_or_revives_anything() {
     took("all", since);
 }
 
-/// Now and then it stays away for a while, and sometimes until its copies are made elsewhere: when it
-/// comes back, they are too many.
-fn kill_node(cluster: &mut TestCluster, index: usize, load: &Mixed, random: &mut Random) {
-    cluster.node(index).kill();
+/// Now and then a killed node stays away for a while, and sometimes until its copies are made elsewhere:
+/// when it comes back, they are too many.
+fn stay_away(cluster: &TestCluster, load: &Mixed, random: &mut Random) {
     match random.below(50) {
         0 => {
             let states = |s: &StatusReply| s.nodes.iter().any(|node| node.state == "dead");
@@ -61,7 +77,6 @@ fn kill_node(cluster: &mut TestCluster, index: usize, load: &Mixed, random: &mut
         1..10 => load.wait_for_more(random.below(3) as usize),
         _ => {}
     }
-    cluster.start_node(index);
 }
 
 #[test]

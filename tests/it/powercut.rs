@@ -1,7 +1,9 @@
 //! Rows 17 and 11: the power is cut. Unsynced writes are gone, and so are directory entries whose
 //! directory was not synced; every sync of the program is shown to be needed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::path::Path;
 
 use p2pdfs::durable::SyncPoint;
 use p2pdfs::wire::to_main::StatusReply;
@@ -18,13 +20,17 @@ const QUICK: [&str; 4] = ["--keep-removed", "1ms", "--collect-every", "300ms"];
 const SHORT_LEASE: [&str; 2] = ["--upload-lease", "60s"];
 /// The cuts of a run of the suite.
 const CUTS: usize = 12;
+/// From so many cuts on, every kind of work must have been met by one, and with every so many of them
+/// the main server's disk is lost.
+const LONG_RUN: usize = 100;
+const LOST_EVERY: usize = 25;
 /// Segments of this size are full soon, and compacted soon; and nothing is kept as trash.
 const SMALL: [&str; 4] = ["--segment", "2M", "--trash-hold", "1ms"];
 
 /// Loads whose files are all read after each cut; those of older ones are removed, so that neither the
 /// small disks nor the time a cycle takes set a bound to a long run.
 const KEPT_LOADS: usize = 4;
-/// Half of the cycles wait until a node is dead, under a load of which all is read after each cut.
+/// Three of eight cycles wait until a node is dead, under a load of which all is read after each cut.
 const HEARTBEAT_MS: u64 = 200;
 
 /// Names a sync that the programs leave out.
@@ -71,24 +77,26 @@ fn a_cut_loses_what_was_not_synced_and_nothing_else() {
 
 #[test]
 fn what_was_acknowledged_outlives_power_cuts() {
-    let (Some(main_disk), Some(node_disk)) = (LoopDisk::new(), LoopDisk::new()) else { return };
-    let mut random = Random::announced();
     let place = tempfile::TempDir::new().expect("a temporary directory");
-    let journal = EntryJournal::new(place.path().join("journal"));
+    let Some(power) = Power::new(place.path()) else { return };
+    let mut random = Random::announced();
     let cuts = times("P2PDFS_POWER_CUTS", CUTS);
+    let is_long = cuts >= LONG_RUN;
     let lease: &[&str] = if cuts > CUTS { &SHORT_LEASE } else { &[] };
     let mut setup = Setup::new(NODES)
-        .main_in(&main_disk.path())
-        .nodes_in(&node_disk.path())
+        .main_in(&power.main.path())
+        .nodes_in(&power.nodes.path())
         .heartbeat_ms(HEARTBEAT_MS)
         .main_args(&[&QUICK[..], lease].concat())
         .node_args(&SMALL)
-        .env("P2PDFS_ENTRY_JOURNAL", journal.path());
+        .env("P2PDFS_ENTRY_JOURNAL", power.entries.path());
     // To see it fail: for the programs, which otherwise see nothing of the test's environment.
     if let Some(name) = std::env::var_os(LEAVE_OUT) {
         setup = setup.env(LEAVE_OUT, name);
     }
     let mut cluster = setup.start();
+    let key = recover::key_file(&mut cluster);
+    let mut met = Met::default();
     let mut removed = Expected::default();
     // The first stays to the end, through all cuts.
     let mut loads: Vec<Expected> = Vec::new();
@@ -96,33 +104,31 @@ fn what_was_acknowledged_outlives_power_cuts() {
         let cut = [Cut::Main, Cut::Nodes, Cut::Both][cycle % 3];
         let load = Mixed::start(&cluster, 3, 2, &mut random);
         disturb(&mut cluster, cycle, &load, &mut random);
-        load.wait_for_more(1 + random.below(12) as usize);
-        cluster.main().kill();
-        (0..NODES).for_each(|index| cluster.node(index).kill());
-        if cut != Cut::Nodes {
-            main_disk.cut();
-        }
-        if cut != Cut::Main {
-            node_disk.cut();
-        }
-        if cut != Cut::Nodes {
-            main_disk.restore();
-        }
-        if cut != Cut::Main {
-            node_disk.restore();
-        }
-        journal.take_back();
-        cluster.start_main();
-        (0..NODES).for_each(|index| cluster.start_node(index));
-        cluster.wait_alive(NODES);
-        loads.push(load.stop());
+        met.look(&mut cluster, cycle % 4 == 0);
+        loads.push(if is_long && cycle % LOST_EVERY == LOST_EVERY - 1 {
+            met.count("recovery", true);
+            cut_and_recover(&mut cluster, &power, cut, load, &key)
+        } else {
+            power.cut(&mut cluster, cut);
+            if random.below(4) == 0 {
+                met.count("start", cut_while_starting(&mut cluster, &power, cut, &mut random));
+            }
+            cluster.start_main();
+            (0..NODES).for_each(|index| cluster.start_node(index));
+            cluster.wait_alive(NODES);
+            load.stop()
+        });
         loads.iter_mut().for_each(|load| load.assert_kept(&cluster));
         if loads.len() > KEPT_LOADS {
             let mut oldest = loads.remove(1);
             oldest.remove_all(&cluster);
             removed.extend(oldest);
         }
+        if (cycle + 1) % LOST_EVERY == 0 || cycle + 1 == cuts {
+            eprintln!("cycles: {}, of them met {:?}", cycle + 1, met.0);
+        }
     }
+    assert!(!is_long || met.0.values().all(|count| *count > 0), "some were never met");
     removed.assert_kept(&cluster);
     cluster.wait_status("every chunk has its copies, and no more", is_at_rest);
     let witness = cluster.stop_and_check();
@@ -130,24 +136,137 @@ fn what_was_acknowledged_outlives_power_cuts() {
     loads.iter().for_each(|load| load.assert_exact(&witness, 2));
 }
 
-/// So that the cut meets copies that are being made, or too many of them that are being trimmed: a
-/// node is away until it is dead, or has come back from that. In the other cycles it meets what goes
-/// on all the time: removed files are collected, segments compacted, and the catalog's snapshot,
-/// which each start of the main server begins with, is on its way to the nodes.
+/// Everything is dead, and the power was cut: it is cut once more while all start. True when some server
+/// was not ready yet.
+fn cut_while_starting(
+    cluster: &mut TestCluster,
+    power: &Power,
+    cut: Cut,
+    random: &mut Random,
+) -> bool {
+    let mut was_early = cluster.kill_starting_main(random);
+    for index in 0..NODES {
+        was_early |= cluster.kill_starting_node(index, random);
+    }
+    power.cut(cluster, cut);
+    was_early
+}
+
+/// The main server's disk does not come back after the cut, which is made when all that was
+/// acknowledged is on two nodes: so nothing of that may be missing from what is recovered.
+fn cut_and_recover(
+    cluster: &mut TestCluster,
+    power: &Power,
+    cut: Cut,
+    load: Mixed,
+    key: &Path,
+) -> Expected {
+    let expected = load.stop();
+    cluster.wait_status("it is on two nodes", recover::is_caught_up);
+    power.cut(cluster, cut);
+    std::fs::remove_dir_all(cluster.main_dir()).expect("its directory");
+    (0..NODES).for_each(|index| cluster.start_node(index));
+    recover::recover(cluster, key, &[]);
+    cluster.wait_alive(NODES);
+    expected
+}
+
+/// Has the cut meet, by turns: the catalog's snapshot, which each start of the main server begins with,
+/// on its way to the nodes; what goes on all the time; copies that are being made; a node that is dead;
+/// and one that has come back from that, so that there are too many copies. Each wait ends also when
+/// what it waits for has passed too fast to be seen.
 fn disturb(cluster: &mut TestCluster, cycle: usize, load: &Mixed, random: &mut Random) {
     let index = random.below(NODES as u64) as usize;
-    if cycle % 4 < 2 {
-        return;
-    }
-    cluster.node(index).kill();
     let is_dead = |s: &StatusReply| s.nodes.iter().any(|node| node.state == "dead");
-    cluster.wait_status("the node is dead", is_dead);
-    if cycle % 4 == 3 {
-        load.wait_for_more(random.below(20) as usize);
-        cluster.start_node(index);
+    load.wait_for_more(1 + random.below(12) as usize);
+    match cycle % 4 {
+        0 => {
+            cluster.main().kill();
+            cluster.start_main();
+            let steps = ["begins a generation", "snapshot written", "is kept by nodes"];
+            cluster.main().wait_for(steps[random.below(3) as usize]);
+        }
+        1 => {}
+        2 => {
+            cluster.node(index).kill();
+            // Of two copies one is left: they are made from suspect on, and long done at dead.
+            let is_left = |s: &StatusReply| {
+                let is_silent = s.nodes.iter().any(|node| node.state == "suspect");
+                is_silent && s.repair.chunks_left > 0
+            };
+            let is_early = cycle % 8 == 2;
+            cluster.wait_status("copies are to be made, or the node is dead", |status| {
+                is_early && is_left(status) || is_dead(status)
+            });
+            load.wait_for_more(random.below(3) as usize);
+        }
+        _ => {
+            cluster.node(index).kill();
+            cluster.wait_status("the node is dead", is_dead);
+            load.wait_for_more(random.below(20) as usize);
+            cluster.start_node(index);
+            let last = load.ended() + 20;
+            cluster.wait_status("there are too many copies", |status| {
+                status.repair.surplus_copies > 0 || load.ended() >= last
+            });
+        }
     }
 }
 
+/// How many cuts met what.
+#[derive(Default)]
+struct Met(BTreeMap<&'static str, usize>);
+
+impl Met {
+    fn count(&mut self, what: &'static str, is_met: bool) {
+        *self.0.entry(what).or_default() += usize::from(is_met);
+    }
+
+    /// What is under way now, just before a cut. Of collection and compaction only the ends can be seen:
+    /// those since the last start count, whose syncs are as new.
+    /// Where the main server is not new, too few keepers only lack the last changes, and no snapshot.
+    fn look(&mut self, cluster: &mut TestCluster, is_main_new: bool) {
+        let status = cluster.status();
+        let said = cluster.main().said();
+        let mut has_compacted = |i| cluster.node(i).said().contains("compacted segment=");
+        let copies_ordered = said.contains("copy ordered");
+        self.count("repair", status.repair.chunks_left > 0 && copies_ordered);
+        self.count("trim", status.repair.surplus_copies > 0);
+        self.count("deletion", status.deletes.condemned_copies > 0);
+        self.count("snapshot", is_main_new && status.journal.keepers.len() < 2);
+        self.count("collection", said.contains("collected versions="));
+        self.count("compaction", (0..NODES).any(&mut has_compacted));
+    }
+}
+
+/// The disks of a cluster, whose power can be cut.
+struct Power {
+    main: LoopDisk,
+    nodes: LoopDisk,
+    entries: EntryJournal,
+}
+
+impl Power {
+    /// `place` is on a disk that stays on. `None` where there can be no such disks.
+    fn new(place: &Path) -> Option<Power> {
+        let entries = EntryJournal::new(place.join("journal"));
+        Some(Power { main: LoopDisk::new()?, nodes: LoopDisk::new()?, entries })
+    }
+
+    /// Everything dies, and the power is cut and comes back.
+    fn cut(&self, cluster: &mut TestCluster, cut: Cut) {
+        cluster.main().kill();
+        (0..NODES).for_each(|index| cluster.node(index).kill());
+        let disks: &[&LoopDisk] = match cut {
+            Cut::Main => &[&self.main],
+            Cut::Nodes => &[&self.nodes],
+            Cut::Both => &[&self.main, &self.nodes],
+        };
+        disks.iter().for_each(|disk| disk.cut());
+        disks.iter().for_each(|disk| disk.restore());
+        self.entries.take_back();
+    }
+}
 #[test]
 fn what_a_failed_disk_did_not_take_is_not_acknowledged() {
     let (Some(main_disk), Some(node_disk)) = (LoopDisk::new(), LoopDisk::new()) else { return };

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use p2pdfs::ids::{Address, Secret};
 use p2pdfs::wire::connection::Dialing;
@@ -13,6 +14,14 @@ use super::cli::{Cli, clean_command};
 use super::process::Process;
 use super::random::Random;
 use super::wait::until;
+
+/// How a server says that it serves.
+const MAIN_READY: &str = "p2pdfs-main ready ";
+const NODE_READY: &str = "p2pdfs-node ready ";
+
+/// A start of a test build has the processor about as long, with a full segment to verify; it takes ten
+/// times that.
+const START_WORK_US: u64 = 15_000;
 
 /// How a cluster is set up.
 #[derive(Clone)]
@@ -251,9 +260,28 @@ impl TestCluster {
     pub fn try_start_main_as(&mut self, mut command: Command) -> Result<(), String> {
         self.earlier.extend(self.main.take().map(|ended| ended.log()));
         let process = Process::start("p2pdfs-main", &mut command);
-        process.line_after("p2pdfs-main ready ")?;
+        process.line_after(MAIN_READY)?;
         self.main = Some(process);
         Ok(())
+    }
+
+    /// Starts the main server and kills it before it is ready, at a random moment. False when it was
+    /// ready sooner, and then killed.
+    pub fn kill_starting_main(&mut self, random: &mut Random) -> bool {
+        let mut command = self.main_command(self.address.as_str());
+        let mut process = Process::start("p2pdfs-main", &mut command);
+        let is_early = process.kill_starting(moment(random), MAIN_READY);
+        self.earlier.push(process.log());
+        is_early
+    }
+
+    /// The same of a node that has joined.
+    pub fn kill_starting_node(&mut self, index: usize, random: &mut Random) -> bool {
+        let mut command = self.node_command(&self.nodes[index].dir);
+        let mut process = Process::start(&format!("p2pdfs-node {}", index + 1), &mut command);
+        let is_early = process.kill_starting(moment(random), NODE_READY);
+        self.earlier.push(process.log());
+        is_early
     }
 
     /// Joins one more node and returns its index.
@@ -306,7 +334,7 @@ impl TestCluster {
     fn run_node(&mut self, index: usize, command: &mut Command) -> Result<(), String> {
         self.earlier.extend(self.nodes[index].process.take().map(|ended| ended.log()));
         let process = Process::start(&format!("p2pdfs-node {}", index + 1), command);
-        let ready = process.line_after("p2pdfs-node ready ")?;
+        let ready = process.line_after(NODE_READY)?;
         let address = ready.split_whitespace().last().and_then(|word| word.parse().ok());
         assert!(address.is_some(), "a ready line without an address: {ready:?}");
         self.nodes[index].address = address;
@@ -438,6 +466,11 @@ impl Drop for SaidOnPanic<'_> {
             eprintln!("the last status: {:#?}", self.0.borrow());
         }
     }
+}
+
+/// A moment of a server's start, in processor time.
+fn moment(random: &mut Random) -> Duration {
+    Duration::from_micros(random.below(START_WORK_US))
 }
 
 /// The same command, run by another program. Its environment stays as it is.

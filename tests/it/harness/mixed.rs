@@ -146,6 +146,11 @@ impl Mixed {
         }
     }
 
+    /// How many operations have ended so far, well or not.
+    pub fn ended(&self) -> usize {
+        self.shared.lock().ended
+    }
+
     /// Fails the test if any operation has failed so far.
     pub fn assert_all_acknowledged(&self) {
         let progress = self.shared.lock();

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::wait::DEADLINE;
 
@@ -114,6 +114,30 @@ impl Process {
         // It may have ended by itself: then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+
+    /// kill -9 in the middle of its start: when its first thread has had the processor for `worked`, or
+    /// when it says that it is `ready`. True when it had not said so.
+    pub fn kill_starting(&mut self, worked: Duration, ready: &str) -> bool {
+        let is_ready = |heard: &Heard| heard.lines.iter().any(|line| line.starts_with(ready));
+        // Nobody announces this. It passes in no time, and a pause would miss most of it.
+        while self.has_worked().is_some_and(|so_far| so_far < worked)
+            && !is_ready(&self.output.lock())
+            && self.is_running()
+        {
+            thread::yield_now();
+        }
+        assert!(self.is_running(), "{} ended by itself; it said:\n{}", self.name, self.said());
+        self.kill();
+        // Then nothing more is heard.
+        self.wait();
+        !is_ready(&self.output.lock())
+    }
+
+    /// How long its first thread has had the processor; `None` where the system does not say.
+    fn has_worked(&self) -> Option<Duration> {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.id())).ok()?;
+        Some(Duration::from_nanos(text.split_whitespace().next()?.parse().ok()?))
     }
 
     /// SIGTERM, and waits for the orderly end.
