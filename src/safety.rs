@@ -115,7 +115,9 @@
 //!
 //! *Even a wrong order is not the end.* A node moves what it is told to delete to its trash: a tombstone
 //! hides the record, whose bytes stay for at least an hour and until the space is needed. An inventory
-//! shows the trash, too, and what the books count on is taken out of it again.
+//! shows the trash, too, and what the books count on is taken out of it again. What a user purges skips
+//! the trash; so that is ordered only once its removal is on two nodes, or cannot come there soon: a
+//! catalog that is recovered from before it would count on what is gone.
 //!
 //! *Compaction moves, and only then forgets.* The live records of a segment are verified while they are
 //! copied, the copies are synced, the index points to them, and only then does the old segment go. After

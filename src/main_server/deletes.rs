@@ -4,14 +4,14 @@
 //! So a restart forgets nothing, and an order that was lost is given anew; deleting what is gone is a
 //! success on the node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Main;
 use super::node::{Given, OrderState, Purpose};
 use super::nodes::Nodes;
-use crate::catalog::{CatalogError, CondemnedCopy};
+use crate::catalog::CatalogError;
 use crate::clock::Moment;
 use crate::ids::{AccountId, ChunkId, HashAlgorithm, KeyId, NodeId, Serial};
 use crate::policy::brakes::DeleteBrake;
@@ -39,6 +39,9 @@ struct Planned {
     /// How often something was condemned: what was seen of a node before the last time may be old.
     news: u64,
     brake: DeleteBrake,
+    /// What is to be purged on each node once it cannot come back with a catalog that is recovered,
+    /// and since when.
+    purges: BTreeMap<NodeId, (Instant, BTreeSet<Serial>)>,
 }
 
 /// What came of looking at a node.
@@ -183,9 +186,15 @@ impl Main {
         let Some(reach) = self.nodes.reach(node) else { return Ok(Ordered::Refused) };
         // What is purged goes first, in orders of its own.
         let purge = due.iter().any(|copy| copy.purge);
-        let chosen: Vec<CondemnedCopy> =
-            due.into_iter().filter(|copy| copy.purge == purge).collect();
-        let serials: Vec<Serial> = chosen.iter().map(|copy| copy.serial).collect();
+        let chosen = due.into_iter().filter(|copy| copy.purge == purge);
+        let mut serials: Vec<Serial> = chosen.map(|copy| copy.serial).collect();
+        if purge {
+            let safe = self.safe_to_purge(node, &serials);
+            serials.retain(|serial| safe.contains(serial));
+            if serials.is_empty() {
+                return Ok(Ordered::Refused);
+            }
+        }
         let token = reach.mint(removal(node, &serials, self.nodes.expiry()));
         let action = Action::Remove { serials: serials.clone().into(), purge };
         let order = Order { order: self.next_order(), token, action };
@@ -193,6 +202,18 @@ impl Main {
         let purpose = Purpose::Remove { serials };
         let given = Given { order, purpose, since: now, state: OrderState::ToSend };
         Ok(if self.nodes.give(node, given) { Ordered::Given } else { Ordered::Refused })
+    }
+
+    /// Those of these copies whose removal is on two nodes, as good as that goes: a catalog that is
+    /// recovered from before it counts on them, and there is no trash from which they could come back.
+    fn safe_to_purge(&self, node: NodeId, serials: &[Serial]) -> BTreeSet<Serial> {
+        let mut planned = self.deletes.lock();
+        let asked_now = || (Instant::now(), serials.iter().copied().collect());
+        let (asked, _) = planned.purges.entry(node).or_insert_with(asked_now);
+        match self.journal.is_safe_or_late(*asked) {
+            true => planned.purges.remove(&node).map(|(_, safe)| safe).unwrap_or_default(),
+            false => BTreeSet::new(),
+        }
     }
 
     /// The node has acknowledged these orders: what they were to delete is gone there, durably. Only

@@ -175,8 +175,7 @@ fn wait_kept_again(cluster: &TestCluster) {
 /// expected is all that was acknowledged before the moment up to which a status, asked for right
 /// before, called everything safe.
 fn loses_main_under_load(cluster: &mut TestCluster, key: &Path, random: &mut Random) -> Expected {
-    // What is purged is gone from the nodes at once, whatever catalog is recovered.
-    let load = Mixed::start_without_purges(cluster, 4, 2, random);
+    let load = Mixed::start(cluster, 4, 2, random);
     load.wait_for_more(60 + random.below(60) as usize);
     let asked = Instant::now();
     let lag_ms = cluster.status().journal.lag_ms;

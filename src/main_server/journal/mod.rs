@@ -35,6 +35,8 @@ pub use self::writing::Writing;
 const BEHIND_MS: u64 = 500;
 /// How long a change waits at most.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long what cannot be undone waits for the keepers.
+const LATE: Duration = Duration::from_secs(10);
 
 /// With what a main server keeps a journal.
 pub struct JournalSetup {
@@ -134,6 +136,15 @@ impl Journal {
             (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         }
         true
+    }
+
+    /// True when all that was changed before `asked` is on two nodes, or when it helps nobody to wait
+    /// for that any longer.
+    pub fn is_safe_or_late(&self, asked: Instant) -> bool {
+        let state = self.lock();
+        let is_safe = self.unsafe_since(&state).is_none_or(|since| since > asked);
+        let is_late = || asked.elapsed() >= LATE;
+        is_safe || is_late() || !state.progress.is_kept_up(&state.keepers, Instant::now())
     }
 
     /// A node has started anew: it is asked again, even if it said that it could not.

@@ -91,26 +91,6 @@ pub fn client(cluster: &TestCluster) -> Client {
 impl Mixed {
     /// Starts `clients` of them, whose files get `copies` copies.
     pub fn start(cluster: &TestCluster, clients: usize, copies: u8, random: &mut Random) -> Mixed {
-        Mixed::start_as(cluster, clients, copies, true, random)
-    }
-
-    /// The same with clients that remove nothing for good: what they remove can come back.
-    pub fn start_without_purges(
-        cluster: &TestCluster,
-        clients: usize,
-        copies: u8,
-        random: &mut Random,
-    ) -> Mixed {
-        Mixed::start_as(cluster, clients, copies, false, random)
-    }
-
-    fn start_as(
-        cluster: &TestCluster,
-        clients: usize,
-        copies: u8,
-        purges: bool,
-        random: &mut Random,
-    ) -> Mixed {
         let shared = Arc::new(Shared::default());
         let mut mixed = Mixed { shared: shared.clone(), clients: Vec::new(), cancels: Vec::new() };
         for number in 0..clients {
@@ -123,7 +103,6 @@ impl Mixed {
                 local: cluster.home().join(format!("mixed-{:x}", random.next())),
                 random: Random::new(random.next()),
                 copies,
-                purges,
             };
             mixed.clients.push(thread::spawn(move || one.run()));
         }
@@ -204,7 +183,6 @@ struct One {
     local: PathBuf,
     random: Random,
     copies: u8,
-    purges: bool,
 }
 
 /// How an operation ended.
@@ -254,7 +232,7 @@ impl One {
 
     fn remove(&mut self, path: &str, remote: &RemotePath) -> (Ended, Option<()>) {
         self.may_be(path, None);
-        let purge = self.random.below(4) == 0 && self.purges;
+        let purge = self.random.below(4) == 0;
         let ended = match self.client.remove(remote, false, purge) {
             Ok(_) => Ended::Known(None),
             Err(error) if error.code() == Some(FaultCode::NotFound) => Ended::Known(None),
