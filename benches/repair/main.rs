@@ -7,11 +7,11 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 use p2pdfs::cli::bench::content::Content;
 use p2pdfs::cli::bench::interrupt::Interrupt;
 use p2pdfs::cli::bench::machine::settle;
@@ -120,10 +120,8 @@ fn measure_once(args: &Args, scratch: &Scratch, interrupt: &Interrupt) -> Result
     let client = own.client(interrupt)?;
     let content = Content::random().map_err(|e| failed("no random bytes", &e))?;
     let source = scratch.path().join("source");
-    let written = File::create(&source).and_then(|mut file| {
-        content.write_to(args.size.0, &mut file)?;
-        file.sync_all()
-    });
+    let written =
+        File::create(&source).and_then(|mut file| content.write_to(args.size.0, &mut file));
     written.map_err(|e| failed("cannot write the source", &e))?;
     let path: RemotePath = "/file".parse().expect("a path");
     let options = PutOptions { copies: COPIES, ..PutOptions::default() };
@@ -134,12 +132,12 @@ fn measure_once(args: &Args, scratch: &Scratch, interrupt: &Interrupt) -> Result
 
     let bytes = used_by(&client, VICTIM)?;
     let reader = own.client(interrupt)?;
-    let is_over = AtomicBool::new(false);
+    let (going_on, is_over) = crossbeam_channel::bounded::<()>(0);
     let (whole, dead) = thread::scope(|scope| {
         let reads = || read_on(&reader, &path, args.size.0, content, &is_over);
         let reading = scope.spawn(reads);
         let measured = kill_and_look(&own, &client, interrupt, args);
-        is_over.store(true, Ordering::SeqCst);
+        drop(going_on);
         let reads = reading.join().unwrap_or_else(|_| Err(io::Error::other("its thread failed")));
         let reads = reads.map_err(|e| failed("a read failed meanwhile", &e));
         measured.and_then(|measured| reads.map(|()| measured))
@@ -203,7 +201,8 @@ fn look_until(
         if is_so(&status, &nodes) {
             return Ok(());
         }
-        thread::sleep(LOOK_EVERY);
+        // It says nothing by itself: it is asked again.
+        let _ = crossbeam_channel::never::<()>().recv_timeout(LOOK_EVERY);
     }
 }
 
@@ -220,11 +219,12 @@ fn read_on(
     path: &RemotePath,
     size: u64,
     content: Content,
-    is_over: &AtomicBool,
+    is_over: &Receiver<()>,
 ) -> io::Result<()> {
     let mut expected = vec![0; READ_BYTES as usize];
     let mut from = 0;
-    while !is_over.load(Ordering::SeqCst) {
+    // So often that it sees whether reads go on, and takes no processor from what is measured.
+    while is_over.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
         let to = (from + READ_BYTES).min(size);
         let mut bytes = Vec::new();
         reader.read(path, None, from..to, &mut bytes, &Quiet).map_err(io::Error::other)?;
@@ -234,8 +234,6 @@ fn read_on(
             return Err(io::Error::other(format!("other bytes between {from} and {to}")));
         }
         from = if to == size { 0 } else { to };
-        // So that it sees whether reads go on, and takes no processor from what is measured.
-        thread::sleep(LOOK_EVERY);
     }
     Ok(())
 }
@@ -253,7 +251,7 @@ fn plain_copy(source: &Path, directory: &Path, bytes: u64) -> io::Result<Duratio
             let mut buffer = vec![0; 1 << 20];
             loop {
                 match io::Read::read(&mut from, &mut buffer)? {
-                    0 => return file.sync_data(),
+                    0 => return Ok(rustix::fs::fdatasync(&file)?),
                     count => file.write_all(&buffer[..count])?,
                 }
             }
