@@ -344,6 +344,7 @@ fn unknown_copies_that_come_soon_after_others_were_let_go_are_held() {
     assert_eq!(serials.len(), 600);
     nodes[0].acknowledge(order.order);
     nodes[0].compare_holding(&unknown(BUCKET_SERIALS, 600));
+    until("they are held", || notices(&desk) == ["deletes_held"]);
     assert!(has_nothing_to_delete(&desk, &mut nodes[0]));
     pass(&desk, DAY + SHORT, &mut nodes);
     assert!(has_nothing_to_delete(&desk, &mut nodes[0]), "time alone lets nothing go");
