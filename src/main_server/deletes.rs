@@ -182,7 +182,7 @@ impl Main {
         }
         // They are named now, so whoever asks next gets them, too.
         let let_go = due.iter().filter(|copy| !copy.is_decided).count() as u64;
-        self.deletes.lock().brake.let_go(now, let_go);
+        self.deletes.lock().brake.let_go(self.clock.now(), let_go);
         let Some(reach) = self.nodes.reach(node) else { return Ok(Ordered::Refused) };
         // What is purged goes first, in orders of its own.
         let purge = due.iter().any(|copy| copy.purge);
