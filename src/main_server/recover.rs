@@ -18,6 +18,7 @@ use crate::causes::with_causes;
 use crate::clock::WallTime;
 use crate::ids::{Address, NodeId};
 use crate::journal::{Assembled, Kept, Missing, RecoveryKey, assemble, for_each_piece};
+use crate::policy::recovery::may_hide;
 use crate::wire::connection::Dialing;
 use crate::wire::frame::PayloadBuffer;
 use crate::wire::node_to_main::{JournalHead, KeptGeneration};
@@ -338,30 +339,6 @@ fn age(head: &JournalHead) -> (u64, u64, WallTime, u64) {
     (head.generation, head.sequence, head.time, head.choice)
 }
 
-/// True when the members that are `silent` may have a change that was on two nodes and that no node
-/// which answered has, or has heard of. `keepers` are those that the last head known names.
-///
-/// What is on two nodes is on two keepers of its time, so it is hidden only if both are silent.
-///
-/// - If both were keepers by that head already, two of its keepers are silent: that is refused,
-///   always.
-/// - Otherwise one of them became a keeper later. All nodes hear at once who the keepers are, so by
-///   then none of those that answered was in touch with the main server. Two keepers that answer
-///   would both have to have been cut off while it went on, which is not believed of two at a time;
-///   so other nodes may be silent then, as many as there are. Of one keeper, or none, it is believed,
-///   and any two that are silent are refused.
-///
-/// So one node that was cut off never passes for the last state alone, unless at most one of all that
-/// its catalog names is silent: nodes that joined later are known to nobody who answers.
-fn may_hide(
-    keepers: &BTreeSet<NodeId>,
-    answered: &BTreeSet<NodeId>,
-    silent: &BTreeSet<NodeId>,
-) -> bool {
-    let are_vouched_for = keepers.intersection(answered).count() >= 2;
-    keepers.intersection(silent).count() >= 2 || (silent.len() >= 2 && !are_vouched_for)
-}
-
 fn ask(address: &Address, recovery: &Recovery) -> Result<(Node, Option<JournalHead>), CallError> {
     let insecure_plaintext = recovery.insecure_plaintext;
     let dialing =
@@ -488,33 +465,4 @@ pub fn write_key(path: &Path, key: &RecoveryKey) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{}", key.to_text())?;
     crate::durable::sync_file(&file, crate::durable::SyncPoint::StateData)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn hides(keepers: &[u32], answered: &[u32], silent: &[u32]) -> bool {
-        let set = |numbers: &[u32]| numbers.iter().map(|number| NodeId(*number)).collect();
-        may_hide(&set(keepers), &set(answered), &set(silent))
-    }
-
-    #[test]
-    fn one_silent_node_hides_nothing_and_two_of_the_last_keepers_may() {
-        assert!(!hides(&[1, 2, 3], &[1, 2, 3], &[]));
-        assert!(!hides(&[1, 2, 3], &[1, 2], &[3]));
-        assert!(!hides(&[1, 2], &[1], &[2]));
-        assert!(!hides(&[], &[1], &[2]));
-        assert!(hides(&[1, 2, 3], &[1], &[2, 3]));
-        assert!(hides(&[1, 2, 3, 4], &[1, 2], &[3, 4]));
-    }
-
-    #[test]
-    fn others_that_are_silent_count_unless_two_keepers_answer() {
-        assert!(!hides(&[4, 5], &[1, 4, 5], &[2, 3]));
-        assert!(!hides(&[1, 2, 3], &[1, 2], &[3, 4, 5]));
-        assert!(hides(&[4, 5], &[1, 4], &[2, 5]));
-        assert!(hides(&[4], &[4], &[2, 3]));
-        assert!(hides(&[], &[1], &[2, 3]));
-    }
 }

@@ -8,6 +8,7 @@ pub mod pace;
 pub mod placement;
 pub mod queue;
 pub mod rebalance;
+pub mod recovery;
 pub mod repair;
 #[cfg(test)]
 mod simulation;

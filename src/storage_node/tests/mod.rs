@@ -2,6 +2,7 @@
 //! tests' own that can be told how to behave.
 
 mod books;
+mod confirming;
 mod damage;
 mod duplicate;
 mod fake_main;

@@ -203,9 +203,8 @@ impl TestCluster {
         self.limit = Some(format!("-n {count}"));
     }
 
-    /// Lets the servers that are started from now on write no file over this length.
+    /// Lets them write no file over this length, a multiple of 512 bytes.
     pub fn limit_file_bytes(&mut self, bytes: Option<u64>) {
-        // In blocks of 512 bytes.
         self.limit = bytes.map(|bytes| format!("-f {}", bytes / 512));
     }
 
