@@ -11,9 +11,8 @@ mod upload;
 mod way;
 mod weed;
 
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
 use p2pdfs::cli::bench::interrupt::Interrupt;
@@ -23,6 +22,7 @@ use p2pdfs::cli::bench::report::ComparedTotals;
 use p2pdfs::cli::bench::workloads::{Sizes, Workload};
 use p2pdfs::cli::exit::{Exit, Failure};
 use p2pdfs::cli::output::{print, shown};
+use p2pdfs::cli::process::become_server;
 use p2pdfs::cli::size::ByteSize;
 use pair::Pair;
 use report::{COPIES, Document, Results};
@@ -95,7 +95,7 @@ impl Args {
 
 fn main() -> ExitCode {
     p2pdfs::cli::allocator::return_large_buffers();
-    if let Some(failed) = become_server() {
+    if let Some(failed) = become_server(env!("CARGO_BIN_EXE_p2pdfs")) {
         return failed.report("peers");
     }
     let is_meant =
@@ -110,17 +110,6 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report("peers"),
     }
-}
-
-/// A cluster starts its servers as the running program under another name: that is to be p2pdfs
-/// itself, as it is built for everyone. Returns only if it cannot be run.
-fn become_server() -> Option<Failure> {
-    let called = std::env::args_os().next()?;
-    let name =
-        Path::new(&called).file_name().filter(|n| *n == "p2pdfs-main" || *n == "p2pdfs-node")?;
-    let program = env!("CARGO_BIN_EXE_p2pdfs");
-    let error = Command::new(program).arg0(name).args(std::env::args_os().skip(1)).exec();
-    Some(Failure::because(Exit::Failed, format!("cannot run {program}"), &error))
 }
 
 fn compare(args: &Args) -> Result<(), Failure> {

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread;
@@ -18,6 +17,7 @@ use p2pdfs::cli::bench::machine::settle;
 use p2pdfs::cli::bench::place::{Own, Scratch};
 use p2pdfs::cli::exit::{Exit, Failure};
 use p2pdfs::cli::output::print;
+use p2pdfs::cli::process::become_server;
 use p2pdfs::client::{Client, PutOptions, Quiet, Source, Upload};
 use p2pdfs::ids::NodeId;
 use p2pdfs::remote_path::RemotePath;
@@ -58,7 +58,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    if let Some(failure) = become_server() {
+    if let Some(failure) = become_server(env!("CARGO_BIN_EXE_p2pdfs")) {
         return failure.report("repair");
     }
     let done = match std::env::var_os(SPEED) {
@@ -73,17 +73,6 @@ fn main() -> ExitCode {
 
 fn failed(what: &str, error: &io::Error) -> Failure {
     Failure::because(Exit::Failed, what, error)
-}
-
-/// A cluster starts its servers as the running program under another name: that is to be p2pdfs
-/// itself, as it is built for everyone. Returns only if it cannot be run.
-fn become_server() -> Option<Failure> {
-    let called = std::env::args_os().next()?;
-    let name =
-        Path::new(&called).file_name().filter(|n| *n == "p2pdfs-main" || *n == "p2pdfs-node")?;
-    let program = env!("CARGO_BIN_EXE_p2pdfs");
-    let error = Command::new(program).arg0(name).args(std::env::args_os().skip(1)).exec();
-    Some(failed(&format!("cannot run {program}"), &error))
 }
 
 /// Runs this program with the setting that its main servers are to get.

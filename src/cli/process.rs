@@ -14,6 +14,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use super::exit::{Exit, Failure};
+
 /// A process as a state file remembers it. The start time tells it from a later process that was
 /// given the same number: that one must never be stopped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +35,17 @@ impl ProcessRecord {
         let (started, is_zombie) = start_time(self.pid)?;
         (started == self.started && !is_zombie).then_some(running)
     }
+}
+
+/// Servers are started as the running program under another name. In a program that is not p2pdfs, a
+/// benchmark say, this makes such a process into `p2pdfs`, whose path is given. Returns only in all
+/// other processes, or with why it cannot be run.
+pub fn become_server(p2pdfs: &str) -> Option<Failure> {
+    let called = std::env::args_os().next()?;
+    let name =
+        Path::new(&called).file_name().filter(|n| *n == "p2pdfs-main" || *n == "p2pdfs-node")?;
+    let error = Command::new(p2pdfs).arg0(name).args(std::env::args_os().skip(1)).exec();
+    Some(Failure::because(Exit::Failed, format!("cannot run {p2pdfs}"), &error))
 }
 
 /// The field `starttime` of /proc/PID/stat (proc(5)), and whether only its remains are there.
