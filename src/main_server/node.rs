@@ -201,7 +201,9 @@ impl Node {
     /// Its state. Without a key for its tokens nothing can be done with it yet.
     pub fn state(&self, interval: Duration, now: Moment) -> State {
         match self.signs.state(interval, now) {
-            State::Alive if self.keys.minting().is_none() => State::Returning,
+            State::Alive if self.keys.minting().is_none() => {
+                Signs { compared: false, ..self.signs }.state(interval, now)
+            }
             state => state,
         }
     }

@@ -187,7 +187,7 @@ impl Nodes {
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
         (node.is_added, node.is_unadopted) = (true, !is_adopted);
         node.its_time = start.time.map(|time| (time, now)).or(node.its_time);
-        (node.signs.compared, node.signs.stopped) = (false, None);
+        node.signs.start();
         node.failure = None;
         node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);
@@ -288,7 +288,7 @@ impl Nodes {
     /// The node goes, by its own word, and is waited for until `back_by`.
     pub fn stopped(&self, node: NodeId, back_by: Moment) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
-            node.signs.stopped = Some(Stop { back_by });
+            node.signs.stopped = Some(Stop { back_by, is_back: false });
         }
     }
 

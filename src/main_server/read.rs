@@ -213,7 +213,7 @@ impl<'a> Reply<'a> {
 fn order_of(state: State) -> u8 {
     match state {
         State::Alive => 0,
-        State::Returning => 1,
+        State::Returning | State::Rejoining => 1,
         State::Suspect => 2,
         State::Dead => 3,
         State::Stopped => 4,

@@ -106,6 +106,8 @@ impl Main {
     pub(super) fn repair_status(&self) -> RepairStatus {
         let (rate, limit) = self.repair.rate(self.clock.now());
         let moving = self.repair.lock().moves.under_way;
+        // Before the surplus that they may come to.
+        let orders = self.nodes.copy_orders() as u64;
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let (few, single) = (tally(Trouble::Few), tally(Trouble::Single));
@@ -117,6 +119,7 @@ impl Main {
             left_s: (bytes_left > 0 && rate > 0).then(|| bytes_left.div_ceil(rate)),
             limit_bytes_per_second: limit,
             moves_left: tally(Trouble::Leaving).chunks + moving,
+            orders,
             surplus_copies: tally(Trouble::Surplus).copies,
         }
     }

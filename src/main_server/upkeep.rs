@@ -117,7 +117,7 @@ impl Main {
         for (node, was, is) in &changes {
             match is {
                 State::Suspect | State::Dead => log::warn!("node {} node={node}", is.name()),
-                State::Alive | State::Returning | State::Stopped => {
+                State::Alive | State::Returning | State::Rejoining | State::Stopped => {
                     log::info!("node {} node={node} was={}", is.name(), was.name());
                 }
             }

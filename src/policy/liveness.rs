@@ -24,6 +24,8 @@ pub enum State {
     Dead,
     /// It said that it goes and is to be back soon.
     Stopped,
+    /// It is back from that in time, and what it holds was not compared with the books yet.
+    Rejoining,
 }
 
 /// What the copies on a node are worth now. The one place where this is decided.
@@ -46,7 +48,7 @@ impl State {
     pub fn name(self) -> &'static str {
         match self {
             State::Alive => "alive",
-            State::Returning => "returning",
+            State::Returning | State::Rejoining => "returning",
             State::Suspect => "suspect",
             State::Dead => "dead",
             State::Stopped => "stopped",
@@ -60,9 +62,8 @@ impl State {
             (State::Alive, false) => Presence::Counts,
             (State::Alive, true) => Presence::Leaving,
             (State::Returning | State::Suspect, false) => Presence::Away,
-            (State::Stopped, false) => Presence::Expected,
-            (State::Returning | State::Suspect | State::Stopped, true) => Presence::Gone,
-            (State::Dead, _) => Presence::Gone,
+            (State::Stopped | State::Rejoining, false) => Presence::Expected,
+            (State::Dead, _) | (_, true) => Presence::Gone,
         }
     }
 }
@@ -85,20 +86,24 @@ pub struct Signs {
 pub struct Stop {
     /// From then on its silence is as good as any other.
     pub back_by: Moment,
+    /// It has started again since.
+    pub is_back: bool,
 }
 
 impl Signs {
     /// The node's state at `now`, where `interval` is the time between heartbeats.
     pub fn state(&self, interval: Duration, now: Moment) -> State {
         let silent = now.since(self.heard);
-        if self.stopped.is_some_and(|stop| now < stop.back_by) {
+        let stop = self.stopped.filter(|stop| now < stop.back_by);
+        if stop.is_some_and(|stop| !stop.is_back) {
             State::Stopped
         } else if silent >= interval * DEAD_AFTER {
             State::Dead
         } else if !self.connected || silent >= interval * SUSPECT_AFTER {
             State::Suspect
         } else if !self.compared {
-            State::Returning
+            // Were it waited for no more, the comparison would have everything copied that it saves.
+            stop.map_or(State::Returning, |_| State::Rejoining)
         } else {
             State::Alive
         }
@@ -117,8 +122,17 @@ impl Signs {
             State::Alive | State::Returning => Some(suspect),
             State::Suspect => Some(dead),
             State::Stopped => self.stopped.map(|stop| stop.back_by),
+            State::Rejoining => self.stopped.map(|stop| stop.back_by.min(suspect)),
             State::Dead => None,
         }
+    }
+
+    /// The node has started: what it holds is to be compared. A stop that it is back from already is
+    /// no reason to wait for it a second time.
+    pub fn start(&mut self) {
+        let stopped = self.stopped.filter(|stop| !(stop.is_back && self.compared));
+        self.stopped = stopped.map(|stop| Stop { is_back: true, ..stop });
+        self.compared = false;
     }
 }
 
@@ -128,6 +142,15 @@ mod tests {
     use proptest::prelude::*;
 
     const INTERVAL: Duration = Duration::from_secs(5);
+
+    const ALL: [State; 6] = [
+        State::Alive,
+        State::Returning,
+        State::Suspect,
+        State::Dead,
+        State::Stopped,
+        State::Rejoining,
+    ];
 
     fn signs() -> Signs {
         Signs { heard: Moment(100_000), connected: true, compared: true, stopped: None }
@@ -160,17 +183,34 @@ mod tests {
 
     #[test]
     fn a_planned_stop_is_no_silence_until_the_node_should_be_back() {
-        let stop = Stop { back_by: signs().heard + Duration::from_secs(600) };
+        let stop = Stop { back_by: signs().heard + Duration::from_secs(600), is_back: false };
         let gone = Signs { stopped: Some(stop), connected: false, ..signs() };
         assert_eq!(state_after(gone, 599), State::Stopped);
         assert_eq!(state_after(gone, 600), State::Dead);
-        let short = Stop { back_by: signs().heard + Duration::from_secs(5) };
+        let short = Stop { back_by: signs().heard + Duration::from_secs(5), is_back: false };
         assert_eq!(state_after(Signs { stopped: Some(short), ..gone }, 5), State::Suspect);
+    }
+
+    // It was waited for until it came, and then everything on it was copied while it was compared.
+    #[test]
+    fn a_node_that_is_back_in_time_is_waited_for_until_it_was_compared() {
+        let stop = Stop { back_by: signs().heard + Duration::from_secs(10), is_back: false };
+        let mut back = Signs { stopped: Some(stop), ..signs() };
+        back.start();
+        assert_eq!(state_after(back, 0).presence(false), Presence::Expected);
+        assert_eq!(state_after(back, 10), State::Returning);
+        assert_eq!(state_after(Signs { connected: false, ..back }, 0), State::Suspect);
+        back.start();
+        assert_eq!(state_after(back, 0), State::Rejoining);
+        back.compared = true;
+        assert_eq!(state_after(back, 0), State::Alive);
+        back.start();
+        assert_eq!(state_after(back, 0), State::Returning);
     }
 
     #[test]
     fn copies_on_a_node_that_leaves_can_be_read_and_are_worth_nothing_else() {
-        for state in [State::Alive, State::Returning, State::Suspect, State::Dead, State::Stopped] {
+        for state in ALL {
             let counts = state.presence(false) == Presence::Counts;
             assert_eq!(counts, state == State::Alive);
             let readable = state.presence(true) == Presence::Leaving;
@@ -182,10 +222,12 @@ mod tests {
     proptest! {
         #[test]
         fn silence_changes_the_state_exactly_when_it_was_said_to(
-            connected: bool, compared: bool, stop in prop::option::of(0u64..100_000),
-            silence in 0u64..100_000,
+            connected: bool, compared: bool,
+            stop in prop::option::of((0u64..100_000, any::<bool>())), silence in 0u64..100_000,
         ) {
-            let stopped = stop.map(|after| Stop { back_by: Moment(signs().heard.0 + after) });
+            let stopped = stop.map(|(after, is_back)| {
+                Stop { back_by: Moment(signs().heard.0 + after), is_back }
+            });
             let signs = Signs { connected, compared, stopped, ..signs() };
             let now = Moment(signs.heard.0 + silence);
             let state = signs.state(INTERVAL, now);

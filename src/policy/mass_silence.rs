@@ -64,7 +64,7 @@ impl MassSilence {
                     self.fallen.insert(node, now);
                 }
                 // One that is not compared yet does not count, but was heard.
-                State::Alive | State::Returning | State::Stopped => {
+                State::Alive | State::Returning | State::Rejoining | State::Stopped => {
                     self.fallen.remove(&node);
                 }
                 State::Suspect | State::Dead => {}
@@ -139,7 +139,7 @@ impl MassSilence {
 
 fn is_there(was: State) -> bool {
     match was {
-        State::Alive | State::Returning | State::Stopped => true,
+        State::Alive | State::Returning | State::Rejoining | State::Stopped => true,
         State::Suspect | State::Dead => false,
     }
 }

@@ -427,7 +427,7 @@ fn standing(candidate: &Candidate) -> Option<Unfit> {
     match candidate.state {
         State::Suspect => Some(Unfit::Suspect),
         State::Dead => Some(Unfit::Dead),
-        State::Returning => Some(Unfit::Returning),
+        State::Returning | State::Rejoining => Some(Unfit::Returning),
         State::Stopped => Some(Unfit::Stopped),
         State::Alive if candidate.is_leaving => Some(Unfit::Draining),
         State::Alive if candidate.has_failed => Some(Unfit::Failed),

@@ -39,6 +39,7 @@ fn any_candidate() -> impl PropStrategy<Value = Candidate> {
         1 => Just(State::Dead),
         1 => Just(State::Returning),
         1 => Just(State::Stopped),
+        1 => Just(State::Rejoining),
     ];
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.1));
     (state, 0u32..4, 0u64..8, 0u64..8, flags).prop_map(

@@ -79,7 +79,7 @@ fn a_copy_that_is_under_way_is_not_asked_for_again() {
 
 #[test]
 fn copies_on_nodes_that_are_away_are_waited_for_while_two_can_be_read() {
-    for state in [State::Suspect, State::Stopped, State::Returning] {
+    for state in [State::Suspect, State::Stopped, State::Returning, State::Rejoining] {
         let away = with(5, |c| {
             if c.node.0 <= 2 {
                 c.state = state;
@@ -87,8 +87,8 @@ fn copies_on_nodes_that_are_away_are_waited_for_while_two_can_be_read() {
         });
         assert_eq!(judged(&[1, 3, 4], away.clone()), Verdict::Away { missing: 1 });
         let one_is_left = judged(&[1, 2, 3], away.clone());
-        if state == State::Stopped {
-            assert_eq!(one_is_left, Verdict::Away { missing: 2 }, "they said they will be back");
+        if matches!(state, State::Stopped | State::Rejoining) {
+            assert_eq!(one_is_left, Verdict::Away { missing: 2 }, "they are back or will be");
         } else {
             assert_eq!(targets(&one_is_left), 1, "a second one at once");
         }
@@ -212,6 +212,7 @@ fn any_node() -> impl Strategy<Value = (State, bool, u32, u64)> {
         1 => Just(State::Dead),
         1 => Just(State::Returning),
         1 => Just(State::Stopped),
+        1 => Just(State::Rejoining),
     ];
     (state, prop::bool::weighted(0.2), 0u32..4, 0u64..100)
 }

@@ -141,6 +141,25 @@ fn a_planned_stop_starts_no_repair_until_its_time_is_over() {
     assert!((1..=6).all(|number| copies_on(&desk, number, &nodes) == 3));
 }
 
+// All of its chunks that had one other copy were copied while it was compared.
+#[test]
+fn a_planned_stop_starts_no_repair_when_the_node_is_back_either() {
+    let desk = Desk::new(SHORT);
+    let mut nodes = stored(&desk, 3, 2, 6);
+    nodes[0].control().call(&DropMe { back_in_s: Some(60), ..DropMe::default() }).expect("it goes");
+    let all: Vec<Serial> = (1..=6).map(|number| desk.record(id(number)).serial).collect();
+    let look = |desk: &Desk| {
+        desk.server.main.see_to(all.clone());
+        desk.server.main.keep_up();
+        until("all is judged", || status(desk).is_surveyed);
+    };
+    look(&desk);
+    nodes[0].restart().expect("the same directory");
+    assert_eq!(desk.state(&nodes[0]), "returning");
+    look(&desk);
+    assert_eq!(orders(&desk), 0, "it has come back as it said");
+}
+
 #[test]
 fn when_many_fall_silent_together_repair_waits_and_says_why_until_a_person_decides() {
     let desk = Desk::new(SHORT);

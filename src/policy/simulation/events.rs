@@ -150,7 +150,7 @@ impl Sim {
         machine.life += 1;
         let (life, is_cut) = (machine.life, machine.is_cut);
         let signs = &mut self.known(node).signs;
-        (signs.compared, signs.stopped) = (false, None);
+        signs.start();
         if !is_cut {
             (signs.connected, signs.heard) = (true, now);
             self.compare_soon(node, life);
@@ -188,7 +188,7 @@ impl Sim {
     /// The node stops by plan.
     pub fn stop(&mut self, node: NodeId, back: Moment, back_by: Moment) {
         self.crash(node, Some(back));
-        self.known(node).signs.stopped = Some(Stop { back_by });
+        self.known(node).signs.stopped = Some(Stop { back_by, is_back: false });
     }
 
     /// The node and its disk are gone for good.

@@ -57,7 +57,7 @@ impl TestCluster {
 
 /// Nothing is left to be copied, trimmed, moved or deleted, but for what nobody knows, which waits.
 pub fn is_at_rest(status: &StatusReply) -> bool {
-    let copies = status.under_copied_chunks + status.repair.surplus_copies;
+    let copies = status.under_copied_chunks + status.repair.orders + status.repair.surplus_copies;
     let moves = status.repair.chunks_left + status.repair.moves_left;
     let deletes = status.deletes.condemned_copies - status.deletes.unexplained_copies;
     status.is_surveyed && copies + moves + deletes == 0

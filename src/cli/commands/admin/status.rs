@@ -234,6 +234,9 @@ fn repair_line(repair: &RepairStatus) -> String {
     if repair.moves_left > 0 {
         parts.push(format!("{} to move", counted(repair.moves_left, "chunk")));
     }
+    if repair.orders > 0 {
+        parts.push(format!("{} under way", counted(repair.orders, "order")));
+    }
     if repair.surplus_copies > 0 {
         parts.push(format!("{} too many", copies(repair.surplus_copies)));
     }
@@ -392,7 +395,7 @@ node  state  zone  fill  free     trash  last heard  scrub
         let mut status = status();
         (status.under_copied_chunks, status.single_copy_chunks, status.files_at_risk) = (30, 4, 2);
         let repair = r#"{"chunks_left":30,"bytes_left":125829120,"bytes_per_second":1048576,
-            "left_s":120,"limit_bytes_per_second":2097152,"moves_left":3,"surplus_copies":1}"#;
+            "left_s":120,"limit_bytes_per_second":2097152,"moves_left":3,"orders":2,"surplus_copies":1}"#;
         status.repair = serde_json::from_str(repair).expect("a good status");
         (status.deletes.condemned_copies, status.deletes.unexplained_copies) = (9, 5);
         let message = "9 deletes wait\u{1b}[31m".to_string();
@@ -405,8 +408,8 @@ node  state  zone  fill  free     trash  last heard  scrub
             "waiting for somebody: 9 deletes wait",
             "12 files, 2 at risk",
             "; 30 with fewer copies than wanted; 4 with one copy left\n",
-            "30 chunks, 120.0 MiB left, 1.0 MiB/s, about 2 min, 3 chunks to move, 1 copy too many, \
-             at most 2.0 MiB/s\n",
+            "30 chunks, 120.0 MiB left, 1.0 MiB/s, about 2 min, 3 chunks to move, \
+             2 orders under way, 1 copy too many, at most 2.0 MiB/s\n",
             "9 copies on their way out, 5 of them explained by no removal\n",
             "p2pdfs admin adopt deletes",
             "suspect, draining",
