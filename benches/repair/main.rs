@@ -116,7 +116,11 @@ fn measure_once(args: &Args, scratch: &Scratch, interrupt: &Interrupt) -> Result
     let options = PutOptions { copies: COPIES, ..PutOptions::default() };
     let upload = Upload { from: Source::Path(source.clone()), to: path.clone() };
     client.put([upload], &options, &Quiet).map_err(|e| refused(&e))?;
-    look_until(&client, interrupt, |status, _| is_whole(status))?;
+    // Nodes say with their heartbeats what they hold: what they said last may be old.
+    let stored = args.size.0 * u64::from(COPIES);
+    look_until(&client, interrupt, |status, nodes| {
+        is_whole(status) && nodes.iter().map(|node| node.space.used_bytes).sum::<u64>() >= stored
+    })?;
     settle(scratch.path())?;
 
     let bytes = used_by(&client, VICTIM)?;

@@ -159,6 +159,7 @@ impl Main {
         self.note_adopted(node, request, is_adopted);
         self.nodes.start(node, control, request, is_adopted);
         self.journal.forgive(node);
+        self.under_way().forgive(node);
         log::info!("node added node={node} addr={} zone={:?}", request.address, request.zone);
         Ok(AddMeReply {
             cluster: self.cluster,

@@ -117,8 +117,8 @@ impl Main {
         let since = self.clock.now();
         // Nothing is more urgent before it was looked at.
         let urgency = Urgency { risk: Risk::Copies(0), is_idle: true, since };
-        let due: Vec<_> = serials.into_iter().map(|serial| (serial, urgency)).collect();
-        self.repair.offer(&due);
+        let mut work = self.repair.lock();
+        serials.into_iter().for_each(|serial| work.queue.add_news(serial, urgency));
     }
 
     /// An order was acknowledged or taken back: its chunk is judged anew.

@@ -69,6 +69,14 @@ impl UnderWay {
         flights.filter(|flight| flight.node == node).for_each(|flight| flight.has_failed = true);
     }
 
+    /// The node has started anew: what it failed to take before, it may take now.
+    pub fn forgive(&mut self, node: NodeId) {
+        self.flights.retain(|_, flights| {
+            flights.retain(|flight| flight.node != node || !flight.has_failed);
+            !flights.is_empty()
+        });
+    }
+
     /// What is known of the chunk's copies.
     pub fn targets(&self, serial: Serial, now: Moment) -> Targets {
         let mut targets = Targets::default();
@@ -111,6 +119,10 @@ mod tests {
         under_way.fail(Serial(7), NodeId(2), start);
         let targets = under_way.targets(Serial(7), start);
         assert_eq!((targets.under_way, targets.failed), (vec![NodeId(3)], vec![NodeId(2)]));
+        under_way.forgive(NodeId(2));
+        under_way.forgive(NodeId(3));
+        let targets = under_way.targets(Serial(7), start);
+        assert_eq!((targets.under_way, targets.failed), (vec![NodeId(3)], vec![]));
         assert_eq!(under_way.targets(Serial(7), start + PATIENCE), Targets::default());
     }
 

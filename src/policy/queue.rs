@@ -111,7 +111,7 @@ impl Queue {
         }
     }
 
-    /// There is news of this chunk: it is to be judged. One that is there already takes the new
+    /// The chunk was found in the books: it is to be judged. One that is there already takes the new
     /// urgency, and is judged at once if that is greater, or if it waits for a node. `false` when
     /// there is no room for it.
     pub fn add(&mut self, serial: Serial, urgency: Urgency) -> bool {
@@ -121,8 +121,8 @@ impl Queue {
             let (was, place) = (known.urgency, known.place);
             let urgency = Urgency { since, ..urgency };
             let is_at_once = match place {
-                Place::Waiting => true,
-                Place::Later(_) | Place::WaitingUntil(_) => urgency.risk < was.risk,
+                Place::Waiting | Place::WaitingUntil(_) => true,
+                Place::Later(_) => urgency.risk < was.risk,
                 Place::Ready | Place::Blocked | Place::InHand => false,
             };
             self.take_out(serial);
@@ -142,6 +142,15 @@ impl Queue {
         self.known.insert(serial, Known { task, urgency, place, has_news: false, sources });
         self.put(serial, Place::Ready);
         true
+    }
+
+    /// Something has happened to the chunk: it is judged anew even in a pause, since a commit may have
+    /// made it count. Its next order waits for the end of the pause all the same.
+    pub fn add_news(&mut self, serial: Serial, urgency: Urgency) {
+        self.add(serial, urgency);
+        if let Some(Known { place: Place::Later(_), .. }) = self.known.get(&serial) {
+            self.put(serial, Place::Ready);
+        }
     }
 
     /// True while there are chunks to be judged now.

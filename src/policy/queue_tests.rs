@@ -127,6 +127,20 @@ fn a_chunk_that_has_become_more_urgent_is_not_left_for_later() {
     assert_eq!(batch(&mut queue), [task]);
 }
 
+// What was committed with copies on their way was not counted as under-copied for a minute.
+#[test]
+fn a_chunk_of_which_there_is_news_is_judged_at_once_wherever_it_waits() {
+    let mut queue = Queue::default();
+    add(&mut queue, 1);
+    let task = batch(&mut queue)[0];
+    queue.later(task, Moment(60_000));
+    queue.add_news(Serial(1), urgency(2));
+    assert_eq!(batch(&mut queue), [task]);
+    queue.wait_until(task, Moment(60_000));
+    queue.add_news(Serial(1), urgency(2));
+    assert_eq!(batch(&mut queue), [task]);
+}
+
 #[test]
 fn a_blocked_chunk_is_judged_again_when_its_source_has_a_hand_free_or_soon_anyway() {
     let mut queue = Queue::default();

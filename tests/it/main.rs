@@ -5,6 +5,7 @@ mod basic;
 mod bench;
 mod damaged;
 mod directories;
+mod failed_sync;
 mod full;
 mod harness;
 mod hostile;
