@@ -19,7 +19,7 @@ use super::{MAX_HELLO_BYTES, MAX_JSON_BYTES, MAX_PAYLOAD_BYTES};
 
 /// Bytes of a head.
 pub const HEAD_BYTES: usize = 8;
-/// What is asked of the socket at once, and kept for the whole life of a connection.
+/// What is asked of the socket at once, at most.
 pub const BUFFER_BYTES: usize = 8 * 1024;
 
 /// The lengths of a message's parts.

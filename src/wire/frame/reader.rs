@@ -58,9 +58,13 @@ impl PayloadBuffer {
     }
 }
 
+/// What is read at once until a read has filled it: an idle connection keeps this.
+const FIRST_BUFFER_BYTES: usize = 512;
+
 /// The reading end of a connection.
 #[derive(Debug)]
 pub struct FrameReader {
+    /// Grows to `BUFFER_BYTES` on a connection that has use for it.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -82,7 +86,7 @@ impl FrameReader {
     /// A reader that gives messages another time than the protocol's.
     pub fn with_pace(pace: Pace) -> FrameReader {
         FrameReader {
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: vec![0; FIRST_BUFFER_BYTES],
             start: 0,
             end: 0,
             pace,
@@ -235,6 +239,7 @@ impl FrameReader {
     }
 
     fn wait_for_bytes(&mut self, stream: &TcpStream, idle: Duration) -> Result<bool, FrameError> {
+        self.make_room();
         match self.timeout.read(stream, Instant::now() + idle, &mut self.buffer) {
             Ok(count) => {
                 (self.start, self.end) = (0, count);
@@ -270,8 +275,16 @@ impl FrameReader {
         Ok(count)
     }
 
+    /// The empty buffer becomes larger when the last read has filled it.
+    fn make_room(&mut self) {
+        if self.end == self.buffer.len() {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+    }
+
     /// Reads into the empty buffer.
     fn fill(&mut self, stream: &TcpStream) -> Result<(), FrameError> {
+        self.make_room();
         let count = read_before(&mut self.timeout, stream, self.deadline, &mut self.buffer)?;
         (self.start, self.end) = (0, count);
         Ok(())
