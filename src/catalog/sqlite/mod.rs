@@ -8,6 +8,8 @@
 //!   writer's connection, in its open transaction, and otherwise by a reader;
 //! - long scans of chunks first wait until early answers are durable, and then keep a reader busy
 //!   and not the writer.
+//!
+//! Names and manifests that were read since the last change are read from memory (`hot`).
 
 mod changes;
 mod chunks;
@@ -16,6 +18,7 @@ mod condemned;
 mod copies;
 mod encoded;
 mod expiry;
+mod hot;
 mod inventory;
 mod migrate;
 mod names;
@@ -44,6 +47,7 @@ use std::thread::available_parallelism;
 use crossbeam_channel::Receiver;
 use rusqlite::Connection;
 
+use self::hot::Hot;
 use self::readers::Readers;
 use self::requests::Request;
 use self::rows::{Done, signed};
@@ -76,6 +80,7 @@ pub struct SqliteCatalog {
     /// Apart from the others, whose caches a scan would fill with what is not needed again.
     scanners: Readers,
     writer: Writer,
+    hot: Hot,
     _lock: File,
 }
 
@@ -132,6 +137,7 @@ impl SqliteCatalog {
             readers: Readers::new(database.clone(), most, READ_CACHE_KIB),
             scanners: Readers::new(database, most, most * SCAN_CACHE_KIB),
             writer,
+            hot: Hot::default(),
             _lock: lock,
         })
     }
@@ -165,6 +171,26 @@ impl SqliteCatalog {
         T: serde::Serialize + serde::de::DeserializeOwned + Send + 'static,
     {
         self.change(request.kind, move |books| requests::once(books, request, operation, is_kept))
+    }
+
+    /// Reads through the rows in memory: what is not there is read, and kept for this epoch.
+    fn read_hot<T>(
+        &self,
+        find: impl FnOnce(&Hot, u64) -> Option<T>,
+        read: impl FnOnce() -> Result<T, CatalogError>,
+        keep: impl FnOnce(&Hot, u64, &T),
+    ) -> Result<T, CatalogError> {
+        self.writer.check()?;
+        let epoch = self.writer.epoch();
+        if let Some(found) = find(&self.hot, epoch) {
+            return Ok(found);
+        }
+        let found = read()?;
+        // Otherwise it may be from before a change, or from after one.
+        if self.writer.epoch() == epoch {
+            keep(&self.hot, epoch, &found);
+        }
+        Ok(found)
     }
 
     /// Reads what changes only durably.

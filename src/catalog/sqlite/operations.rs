@@ -427,7 +427,11 @@ impl Catalog for SqliteCatalog {
     }
 
     fn look_up(&self, account: AccountId, path: &RemotePath) -> Result<Entry, CatalogError> {
-        self.read("look a name up", |conn| names::look_up(conn, account, path))
+        self.read_hot(
+            |hot, epoch| hot.name(epoch, account, path),
+            || self.read("look a name up", |conn| names::look_up(conn, account, path)),
+            |hot, epoch, entry| hot.keep_name(epoch, account, path, entry),
+        )
     }
 
     fn list(
@@ -453,9 +457,25 @@ impl Catalog for SqliteCatalog {
         from: u64,
         limit: usize,
     ) -> Result<Vec<ChunkRecord>, CatalogError> {
-        self.read_latest("read a manifest", move |conn| {
-            names::manifest(conn, account, version, from, limit)
-        })
+        let read = move || {
+            self.read_latest("read a manifest", move |conn| {
+                names::manifest(conn, account, version, from, limit)
+            })
+        };
+        if from > 0 {
+            return read();
+        }
+        let of = (account, version);
+        self.read_hot(
+            |hot, epoch| hot.manifest(epoch, of).filter(|chunks| chunks.len() <= limit),
+            read,
+            |hot, epoch, chunks| {
+                // As many as were asked for may not be all.
+                if chunks.len() < limit {
+                    hot.keep_manifest(epoch, of, chunks);
+                }
+            },
+        )
     }
 
     fn totals(&self) -> Result<Totals, CatalogError> {

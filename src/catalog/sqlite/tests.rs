@@ -72,6 +72,24 @@ fn a_statement_is_prepared_once_for_all_that_is_bound_to_it() {
 }
 
 #[test]
+fn what_is_read_again_comes_from_memory_until_somebody_is_told_of_a_change() {
+    let (_dir, catalog) = new();
+    make(&catalog, "/a");
+    for change in [
+        Box::new(|| make(&catalog, "/b")) as Box<dyn Fn()>,
+        // Answered early, and seen by readers who do not ask the writer only once it is durable.
+        Box::new(|| drop(reserve(&catalog, 1))),
+        Box::new(|| catalog.sync().expect("synced")),
+    ] {
+        catalog.look_up(A, &path("/a")).expect("it is there");
+        let is_hot = || catalog.hot.name(catalog.writer.epoch(), A, &path("/a")).is_some();
+        assert!(is_hot(), "it was read just now");
+        change();
+        assert!(!is_hot(), "it may be from before the change");
+    }
+}
+
+#[test]
 fn a_copy_of_a_catalog_in_use_knows_its_start_only_up_to_the_copy() {
     let (dir, catalog) = new();
     let start = Incarnation::random();

@@ -107,6 +107,8 @@ struct Shared {
     /// is false, a reader's own connection sees all that anybody was ever answered.
     has_early: AtomicBool,
     commits: AtomicU64,
+    /// One more with each early answer and each commit, before anybody is told of it.
+    epoch: AtomicU64,
     /// As of the last commit.
     mark: AtomicU64,
     /// When the last of them was.
@@ -183,6 +185,7 @@ impl Writer {
             watch: Condvar::new(),
             has_early: AtomicBool::new(false),
             commits: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             mark: AtomicU64::new(mark),
             last_commit: Mutex::new(None),
             failure: OnceLock::new(),
@@ -224,6 +227,11 @@ impl Writer {
     /// How many transactions were made durable that wrote something.
     pub(super) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
+    }
+
+    /// As long as this stays the same, nothing that can be read has changed.
+    pub(super) fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::SeqCst)
     }
 
     /// How far the books are, durably.
@@ -335,6 +343,8 @@ impl Shared {
     /// An answer is about to be given early. `None` when the catalog has failed.
     fn note_early(&self, desk: &mut Desk) -> Option<()> {
         self.has_early.store(true, Ordering::SeqCst);
+        // Whoever has read without that, just before, has not seen it.
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         desk.early_since.get_or_insert_with(Instant::now);
         if desk.is_due() {
             return self.commit(desk);
@@ -369,6 +379,8 @@ impl Shared {
             desk.store_sums()?;
             desk.books.execute("COMMIT")?;
             desk.in_transaction = false;
+            // Readers see it from now on.
+            self.epoch.fetch_add(1, Ordering::SeqCst);
             // Whoever is told of it may rely on it.
             self.mark.store(desk.books.mark, Ordering::SeqCst);
             // The engine syncs nothing for a transaction that wrote nothing.
