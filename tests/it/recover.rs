@@ -58,7 +58,7 @@ fn the_catalog_outlives_the_main_servers_disk() {
 
 /// The same with as many files as make several generations of work; takes minutes.
 #[test]
-#[ignore = "long: run it by its name"]
+#[ignore = "long, and for an optimised build: README says how"]
 fn the_catalog_of_a_hundred_thousand_files_outlives_the_main_servers_disk() {
     let mut cluster = TestCluster::start(3);
     let key = key_file(&mut cluster);
