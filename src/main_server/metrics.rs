@@ -94,7 +94,7 @@ fn fill_status(status: &StatusReply, page: &mut Page) {
         repair.bytes_per_second,
     );
     gauge("p2pdfs_main_moves_left_chunks", "Chunks to be moved elsewhere.", repair.moves_left);
-    gauge("p2pdfs_main_copy_orders", "Orders to copy a chunk that nodes have.", repair.orders);
+    gauge("p2pdfs_main_copy_orders", "Chunks that nodes have orders to copy.", repair.orders);
     gauge("p2pdfs_main_surplus_copies", "Copies that are too many.", repair.surplus_copies);
     let deletes = &status.deletes;
     gauge(

@@ -69,7 +69,7 @@ impl Main {
         let outcome = |file: Result<NewFile, Fault>| {
             file?;
             let committed = committed.next().expect("the catalog answers for each file")?;
-            Ok(self.accepted(committed))
+            self.accepted(committed)
         };
         let outcomes = files.into_iter().map(outcome).map(Outcome::from);
         let mut outcomes: Vec<Outcome<CommittedFile>> = outcomes.collect();
@@ -99,13 +99,14 @@ impl Main {
         Ok(())
     }
 
-    fn accepted(&self, file: Committed) -> CommittedFile {
+    fn accepted(&self, file: Committed) -> Result<CommittedFile, Fault> {
         let under_copied_chunks = file.under_copied.len() as u64;
         if under_copied_chunks > 0 {
+            self.count_committed(&file.under_copied).map_err(|error| self.fault(error))?;
             self.see_to(file.under_copied);
             self.wake_upkeep();
         }
-        CommittedFile { version: file.version, size: file.size, under_copied_chunks }
+        Ok(CommittedFile { version: file.version, size: file.size, under_copied_chunks })
     }
 
     /// Serves `mkdir`.

@@ -187,7 +187,7 @@ impl Nodes {
         (node.zone, node.zone_number) = (start.zone.clone(), zone_number);
         (node.is_added, node.is_unadopted) = (true, !is_adopted);
         node.its_time = start.time.map(|time| (time, now)).or(node.its_time);
-        node.signs.start();
+        node.signs.start(now);
         node.failure = None;
         node.granted_key = node.keys.announced().last().copied();
         node.room.report(start.space);

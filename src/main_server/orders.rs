@@ -51,11 +51,6 @@ impl Nodes {
         self.lock().nodes.get(&node).is_some_and(|node| !node.orders.is_empty())
     }
 
-    /// How many orders to copy something the nodes have in all.
-    pub fn copy_orders(&self) -> usize {
-        self.lock().nodes.values().map(|node| node.copy_load().orders as usize).sum()
-    }
-
     /// Orders to be sent on `session`: those that were not sent on it yet, or, when there are none,
     /// all of them again; as many as fit. None when it is not the node's control connection.
     pub fn orders_to_send(&self, node: NodeId, session: u64) -> Vec<(Order, Purpose)> {

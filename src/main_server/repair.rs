@@ -18,7 +18,7 @@ use crate::clock::Moment;
 use crate::ids::{NodeId, Serial};
 use crate::policy::pace::Pace;
 use crate::policy::placement::{Chosen, Placer, Reason};
-use crate::policy::queue::{Queue, Task};
+use crate::policy::queue::{BATCH, Queue, Task};
 use crate::policy::repair::{Copies, Risk, Urgency, Verdict, judge};
 use crate::token::Operation;
 use crate::wire::node_to_main::{Action, Order};
@@ -88,10 +88,12 @@ impl Repair {
         }
     }
 
-    /// True when every chunk of which there was news has been looked at since.
-    pub fn has_judged_all(&self) -> bool {
+    /// Whether every chunk of which there was news has been looked at since, and how many are in hand
+    /// or being moved, as they are at one moment.
+    pub fn work_left(&self) -> (bool, usize) {
         let work = self.lock();
-        !work.is_judging && !work.queue.has_ready()
+        let has_judged_all = !work.is_judging && !work.queue.has_ready();
+        (has_judged_all, work.queue.in_hand() + work.moves.under_way as usize)
     }
 
     /// True when what a survey finds can be taken in.
@@ -135,6 +137,10 @@ impl Main {
         let mut under_way = self.under_way();
         let done = targets.iter().filter(|&&target| under_way.close(serial, target)).count();
         drop(under_way);
+        if task.is_none() {
+            // Before it counts as moved: it is always one or the other.
+            self.see_to([serial]);
+        }
         let mut work = self.repair.lock();
         work.rate.add(done as u64 * u64::from(length), now);
         match task {
@@ -142,10 +148,6 @@ impl Main {
             None => work.moves.under_way = work.moves.under_way.saturating_sub(1),
         }
         work.queue.unblock(from, now);
-        drop(work);
-        if task.is_none() {
-            self.see_to([serial]);
-        }
     }
 
     /// Sees to as many chunks as can be seen to now, and says when to look again.
@@ -218,6 +220,18 @@ impl Main {
             return Ok(());
         }
         self.survey.lock().census.judged(record.serial, found);
+        Ok(())
+    }
+
+    /// Counts chunks that a commit refers to now and that have fewer copies than wanted: whoever
+    /// judged them before may have passed them over, and the next one may have to wait for an order.
+    pub(super) fn count_committed(&self, serials: &[Serial]) -> Result<(), CatalogError> {
+        let view = self.view();
+        for some in serials.chunks(BATCH) {
+            for record in self.catalog.chunks(some)? {
+                self.survey.lock().census.judged(record.serial, view.trouble(&record));
+            }
+        }
         Ok(())
     }
 

@@ -57,13 +57,13 @@ impl Main {
         for node in nodes.iter_mut().filter(|node| node.draining) {
             node.drain_left = Some(self.drain_left(node).map_err(|error| self.fault(error))?);
         }
-        let repair = self.repair_status();
         let mut notices = self.repair_notices();
         notices.extend(self.brakes_notices().map_err(|error| self.fault(error))?);
         notices.extend(self.journal.notice());
         let last_commit = self.catalog.last_commit();
         // Before the counts, which what is judged afterwards can only make truer.
-        let has_judged_all = self.repair.has_judged_all();
+        let (has_judged_all, _) = self.repair.work_left();
+        let repair = self.repair_status();
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let [few, single, unreadable, lost] =
@@ -107,7 +107,7 @@ impl Main {
         let (rate, limit) = self.repair.rate(self.clock.now());
         let moving = self.repair.lock().moves.under_way;
         // Before the surplus that they may come to.
-        let orders = self.nodes.copy_orders() as u64;
+        let orders = self.repair.work_left().1 as u64;
         let state = self.survey.lock();
         let tally = |trouble| state.census.tally(trouble);
         let (few, single) = (tally(Trouble::Few), tally(Trouble::Single));

@@ -11,6 +11,9 @@ pub const DEAD_AFTER: u32 = 12;
 /// Intervals of silence after which a node that still counts gets nothing new.
 pub const SLOW_AFTER: u32 = 2;
 
+/// How long a node that is back from a planned stop may take to say what it holds.
+pub const COMPARED_WITHIN: Duration = Duration::from_secs(600);
+
 /// What the main server makes of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
@@ -129,9 +132,11 @@ impl Signs {
 
     /// The node has started: what it holds is to be compared. A stop that it is back from already is
     /// no reason to wait for it a second time.
-    pub fn start(&mut self) {
+    pub fn start(&mut self, now: Moment) {
         let stopped = self.stopped.filter(|stop| !(stop.is_back && self.compared));
-        self.stopped = stopped.map(|stop| Stop { is_back: true, ..stop });
+        // However long it might have stayed away.
+        let back_by = |stop: Stop| stop.back_by.min(now + COMPARED_WITHIN);
+        self.stopped = stopped.map(|stop| Stop { back_by: back_by(stop), is_back: true });
         self.compared = false;
     }
 }
@@ -196,15 +201,21 @@ mod tests {
     fn a_node_that_is_back_in_time_is_waited_for_until_it_was_compared() {
         let stop = Stop { back_by: signs().heard + Duration::from_secs(10), is_back: false };
         let mut back = Signs { stopped: Some(stop), ..signs() };
-        back.start();
+        back.start(signs().heard);
         assert_eq!(state_after(back, 0).presence(false), Presence::Expected);
+        // Not for as long as it might have stayed away.
+        let long = Stop { back_by: Moment(u64::MAX), is_back: false };
+        let mut early = Signs { stopped: Some(long), ..signs() };
+        early.start(signs().heard);
+        let stopped = early.stopped.expect("it had said so");
+        assert_eq!(stopped.back_by, signs().heard + COMPARED_WITHIN);
         assert_eq!(state_after(back, 10), State::Returning);
         assert_eq!(state_after(Signs { connected: false, ..back }, 0), State::Suspect);
-        back.start();
+        back.start(signs().heard);
         assert_eq!(state_after(back, 0), State::Rejoining);
         back.compared = true;
         assert_eq!(state_after(back, 0), State::Alive);
-        back.start();
+        back.start(signs().heard);
         assert_eq!(state_after(back, 0), State::Returning);
     }
 

@@ -211,7 +211,7 @@ impl Queue {
         if let Some(known) = self.known.get_mut(&task.serial) {
             known.sources = sources.to_vec();
         }
-        self.put_task(task, Place::Blocked);
+        self.put_unless_news(task, Place::Blocked);
     }
 
     /// It was not judged after all: there is no time or no bandwidth for it now.
@@ -219,9 +219,14 @@ impl Queue {
         self.put_task(task, Place::Ready);
     }
 
-    /// Until a moment.
+    /// Until a moment, unless there was news of it.
     pub fn later(&mut self, task: Task, at: Moment) {
-        self.put_task(task, Place::Later(at));
+        self.put_unless_news(task, Place::Later(at));
+    }
+
+    fn put_unless_news(&mut self, task: Task, place: Place) {
+        let has_news = self.known.get(&task.serial).is_some_and(|known| known.has_news);
+        self.put_task(task, if has_news { Place::Ready } else { place });
     }
 
     /// Its order is over, well or not: the chunk is judged anew, and has no further order before a
@@ -297,6 +302,12 @@ impl Queue {
     /// True when this chunk is known.
     pub fn contains(&self, serial: Serial) -> bool {
         self.known.contains_key(&serial)
+    }
+
+    /// How many chunks are in hand: they are being judged, or have an order.
+    pub fn in_hand(&self) -> usize {
+        let waiting = self.waiting.len() + self.blocked.len() + self.later_by_urgency.len();
+        self.known.len() - self.ready.len() - waiting
     }
 
     /// How many chunks wait for a node.

@@ -139,6 +139,14 @@ fn a_chunk_of_which_there_is_news_is_judged_at_once_wherever_it_waits() {
     queue.wait_until(task, Moment(60_000));
     queue.add_news(Serial(1), urgency(2));
     assert_eq!(batch(&mut queue), [task]);
+    // While it was judged, by a record from before.
+    assert_eq!(queue.in_hand(), 1);
+    queue.add_news(Serial(1), urgency(2));
+    queue.later(task, Moment(60_000));
+    assert_eq!((queue.in_hand(), batch(&mut queue)), (0, vec![task]));
+    queue.add_news(Serial(1), urgency(2));
+    queue.block(task, &[NodeId(7)], SOON);
+    assert_eq!(batch(&mut queue), [task]);
 }
 
 #[test]

@@ -97,7 +97,7 @@ pub struct RepairStatus {
     /// Chunks of which copies are still to be moved off nodes that leave, and for equal fill.
     #[serde(default)]
     pub moves_left: u64,
-    /// Orders to copy a chunk that nodes have and are not done with, whether it is missed or not.
+    /// Chunks that nodes have orders to copy, or for which it is being decided, missed or not.
     #[serde(default)]
     pub orders: u64,
     /// Surplus copies that are still to be removed.

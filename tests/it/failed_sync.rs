@@ -2,6 +2,7 @@
 //! dropped what was to be written (fsync(2)), so a later sync that succeeds says nothing. Needs strace,
 //! and leave to trace processes.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -43,13 +44,26 @@ impl FailingSyncs {
     fn end(mut self) -> Vec<(String, bool)> {
         self.tracer.stop();
         let log = std::fs::read_to_string(&self.log).expect("the tracer's log");
-        let syncs =
-            log.lines().filter(|line| line.contains("sync(") && line.contains("/segments/"));
-        let path = |line: &str| {
-            let (_, rest) = line.split_once('<')?;
-            Some(rest.split_once('>')?.0.to_string())
-        };
-        syncs.filter_map(|line| Some((path(line)?, line.contains("INJECTED")))).collect()
+        let mut syncs: Vec<(String, bool)> = Vec::new();
+        // A call that another thread's came between stands in two lines: by thread, which it is.
+        let mut open: HashMap<&str, usize> = HashMap::new();
+        for line in log.lines() {
+            let Some((thread, call)) = line.trim().split_once(' ') else { continue };
+            let has_failed = call.contains("INJECTED");
+            if call.contains("sync resumed>") {
+                let at = open.remove(thread).expect("it was begun before");
+                syncs[at].1 = has_failed;
+            } else if let Some((path, _)) =
+                call.split_once("sync(").and_then(|(_, of)| of.split_once('<')?.1.split_once('>'))
+            {
+                if call.contains("<unfinished") {
+                    open.insert(thread, syncs.len());
+                }
+                syncs.push((path.to_string(), has_failed));
+            }
+        }
+        syncs.retain(|(path, _)| path.contains("/segments/"));
+        syncs
     }
 }
 

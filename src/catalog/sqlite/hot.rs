@@ -14,6 +14,8 @@ use crate::remote_path::RemotePath;
 
 /// How many names, and how many manifests, are kept: some 500 bytes each.
 const MOST: usize = 16 * 1024;
+/// Longer paths are not kept: a few would be as large as all others.
+const MOST_PATH_BYTES: usize = 256;
 /// Files of more chunks are large enough not to be in a hurry.
 const MOST_CHUNKS: usize = 4;
 
@@ -47,6 +49,9 @@ impl Hot {
 
     /// Keeps what was read. The epoch is that from before, and still that after the reading.
     pub fn keep_name(&self, epoch: u64, account: AccountId, path: &RemotePath, entry: &Entry) {
+        if path.as_str().len() > MOST_PATH_BYTES {
+            return;
+        }
         self.change(epoch, |rows| {
             if rows.count >= MOST {
                 (rows.names, rows.count) = (HashMap::new(), 0);

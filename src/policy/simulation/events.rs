@@ -150,7 +150,7 @@ impl Sim {
         machine.life += 1;
         let (life, is_cut) = (machine.life, machine.is_cut);
         let signs = &mut self.known(node).signs;
-        signs.start();
+        signs.start(now);
         if !is_cut {
             (signs.connected, signs.heard) = (true, now);
             self.compare_soon(node, life);

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// After this long, what a test waits for is taken for a hang.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// Asks until the answer is `Some`. For states that announce themselves to nobody, such as the
 /// main server's view of a node.
