@@ -92,7 +92,7 @@ impl<'a> Allocation<'a> {
             main,
             copies,
             live: main.nodes.live(),
-            placer: main.placer(),
+            placer: main.placer_of_puts(),
             expires: main.nodes.expiry(),
             reach: HashMap::new(),
             addresses: Addresses::new(),

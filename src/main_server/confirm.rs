@@ -174,7 +174,7 @@ fn confirmation(claims: &Claims) -> Confirmation {
 
 impl<'a> Targeting<'a> {
     fn new(main: &'a Main) -> Targeting<'a> {
-        let (live, placer) = (main.nodes.live(), main.placer());
+        let (live, placer) = (main.nodes.live(), main.placer_of_puts());
         Targeting { main, live, placer, addresses: Addresses::new() }
     }
 

@@ -70,6 +70,7 @@ use crate::catalog::Catalog;
 use crate::clock::{Clock, Moment};
 use crate::ids::{ClusterId, Incarnation, Secret};
 use crate::metrics::Page;
+use crate::policy::company::Company;
 use crate::policy::liveness::DEAD_AFTER;
 use crate::policy::mass_silence::MassSilence;
 use crate::policy::pace::Hands;
@@ -168,6 +169,8 @@ struct Main {
     orders: AtomicU64,
     seed: AtomicU64,
     turn: AtomicU64,
+    /// Where small chunks go at present.
+    company: Mutex<Company>,
     requests: metrics::Requests,
 }
 
@@ -306,6 +309,7 @@ impl Main {
             orders,
             seed: AtomicU64::new(seed),
             turn: AtomicU64::new(0),
+            company: Mutex::default(),
             requests: metrics::Requests::default(),
         })
     }
@@ -335,10 +339,24 @@ impl Main {
         Placer::new(self.config.placement, candidates, seed, turn)
     }
 
+    /// As `placer`, for chunks that are being put.
+    fn placer_of_puts(&self) -> Placer {
+        let company = self.company().clone().at(self.clock.now());
+        self.placer().with_company(company)
+    }
+
     /// To be called after the last use of a placer. Requests at the same time may take the same
-    /// turn; no harm is done by that.
+    /// turn, and the last of them says what company is kept; no harm is done by that.
     fn placed(&self, placer: &Placer) {
         self.turn.store(placer.turn(), Ordering::Relaxed);
+        if let Some(company) = placer.company() {
+            *self.company() = company.clone();
+        }
+    }
+
+    /// A value that is replaced as a whole: a panic cannot break it.
+    fn company(&self) -> MutexGuard<'_, Company> {
+        self.company.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is under way holds no invariant across its lock that a panic could break.

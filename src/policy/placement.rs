@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::ids::NodeId;
+use crate::policy::company::{Company, SMALL_BYTES};
 use crate::policy::liveness::{Presence, State};
 use crate::policy::pace::Hands;
 use crate::size::ByteSize;
@@ -186,6 +187,8 @@ pub struct Placer {
     zones: Vec<u32>,
     random: u64,
     turn: u64,
+    /// Where small chunks go.
+    company: Option<Company>,
 }
 
 /// Up to this many nodes all are looked at for each copy; above, they are drawn until one is
@@ -208,7 +211,17 @@ impl Placer {
         let mut zones: Vec<u32> = fit.iter().map(|&i| nodes[i].zone).collect();
         zones.sort_unstable();
         zones.dedup();
-        Placer { method, nodes, fit, offered_up_to, zones, random: seed, turn }
+        Placer { method, nodes, fit, offered_up_to, zones, random: seed, turn, company: None }
+    }
+
+    /// Has small chunks keep this company.
+    pub fn with_company(self, company: Company) -> Placer {
+        Placer { company: Some(company), ..self }
+    }
+
+    /// The company that small chunks have now.
+    pub fn company(&self) -> Option<&Company> {
+        self.company.as_ref()
     }
 
     /// The turn to go on from with the next request.
@@ -229,7 +242,7 @@ impl Placer {
         let mut zones: Vec<u32> = wish.apart_from.iter().filter_map(|&n| self.zone_of(n)).collect();
         while chosen.len() < wish.copies {
             let next = match self.method {
-                Placement::Balanced => self.balanced(wish.length, &taken, &zones),
+                Placement::Balanced => self.in_company(wish, &taken, &zones),
                 Placement::RoundRobin => self.next_in_turn(wish.length, &taken),
             };
             let Some((index, reason)) = next else { break };
@@ -317,6 +330,33 @@ impl Placer {
 
     fn zone_of(&self, node: NodeId) -> Option<u32> {
         self.candidate(node).map(|candidate| candidate.zone)
+    }
+
+    /// As `balanced`; a small chunk goes where the one before it went, if it can.
+    fn in_company(
+        &mut self,
+        wish: &Wish<'_>,
+        taken: &[NodeId],
+        zones: &[u32],
+    ) -> Option<(usize, Reason)> {
+        // What is apart from other nodes than these was chosen for other zones.
+        let is_usual = wish.length <= SMALL_BYTES && wish.apart_from == wish.holders;
+        let Some(mut company) = self.company.take_if(|_| is_usual) else {
+            return self.balanced(wish.length, taken, zones);
+        };
+        let is_fit = |&i: &usize| {
+            standing(&self.nodes[i]).is_none() && has_room(&self.nodes[i], wish.length)
+        };
+        let kept = company.node(taken);
+        let kept = kept.and_then(|kept| Some((self.index_of(kept.node)?, kept.reason)));
+        let chosen = kept
+            .filter(|(index, _)| is_fit(index))
+            .or_else(|| self.balanced(wish.length, taken, zones));
+        if let Some((index, reason)) = chosen {
+            company.note(taken, Chosen { node: self.nodes[index].node, reason }, wish.length);
+        }
+        self.company = Some(company);
+        chosen
     }
 
     fn balanced(

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::{Just, prop, prop_assert_eq, prop_oneof, proptest};
 
 use super::*;
+use crate::clock::Moment;
 use proptest::strategy::Strategy as PropStrategy;
 
 const GIB: u64 = 1 << 30;
@@ -74,10 +75,12 @@ proptest! {
         seed: u64,
         copies in 1usize..6,
         held in prop::collection::vec(1u32..100, 0..3),
+        length in prop_oneof![Just(CHUNK), Just(SMALL_BYTES)],
     ) {
         let holders: Vec<NodeId> = held.into_iter().map(NodeId).collect();
-        let wish = Wish { length: CHUNK, copies, holders: &holders, apart_from: &[] };
-        let mut placer = Placer::new(method, nodes, seed, 0);
+        let wish = Wish { length, copies, holders: &holders, apart_from: &holders };
+        let placer = Placer::new(method, nodes, seed, 0);
+        let mut placer = placer.with_company(Company::default().at(Moment(0)));
         for _ in 0..20 {
             let explained = placer.explain(&wish);
             let could = explained.iter().filter(|e| e.unfit.is_none()).count();
@@ -182,6 +185,37 @@ fn a_new_node_gets_at_most_twice_its_share() {
         let share = got.count() as f64 / f64::from(chunks) * f64::from(others + 1);
         assert!((1.5..2.2).contains(&share), "a new node got {share} times its share");
     }
+}
+
+#[test]
+fn small_chunks_of_one_moment_go_to_the_same_nodes_for_as_long_as_these_can_take_them() {
+    let small = Wish { length: 4096, ..wish(2) };
+    let mut nodes: Vec<Candidate> = (1..=9).map(|n| node(n, GIB)).collect();
+    nodes.iter_mut().for_each(|node| node.zone = node.node.0 % 2);
+    let placer = |nodes: &[Candidate], seed, company| {
+        Placer::new(Placement::Balanced, nodes.to_vec(), seed, 0).with_company(company)
+    };
+    let taken = |placer: &mut Placer, wish: &Wish<'_>| -> Vec<NodeId> {
+        placer.place(wish).iter().map(|chosen| chosen.node).collect()
+    };
+    let mut first = placer(&nodes, 1, Company::default().at(Moment(0)));
+    let kept = taken(&mut first, &small);
+    assert!((0..50).all(|_| taken(&mut first, &small) == kept));
+    assert!((0..50).any(|_| taken(&mut first, &wish(2)) != kept), "large ones go anywhere");
+    let company = first.company().expect("it was given one").clone();
+    // The next request, which brings a copy of its first node.
+    let mut next = placer(&nodes, 2, company.clone());
+    let one = Wish { copies: 1, holders: &kept[..1], apart_from: &kept[..1], ..small };
+    assert_eq!(taken(&mut next, &one), kept[1..]);
+    let index = kept[1].0 as usize - 1;
+    nodes[index].state = State::Suspect;
+    let mut without = placer(&nodes, 3, company.clone());
+    let other = taken(&mut without, &small);
+    assert!(other[0] == kept[0] && other[1] != kept[1] && other.len() == 2);
+    // Enough of them go everywhere: no node is full of small chunks while others have none.
+    let mut all = placer(&nodes, 4, company);
+    let used: BTreeSet<NodeId> = (0..5000).flat_map(|_| taken(&mut all, &small)).collect();
+    assert_eq!(used.len(), 8);
 }
 
 #[test]

@@ -14,6 +14,8 @@ struct State {
     left: u64,
     /// A share has been allowed to grow beyond the budget.
     is_overdrawn: bool,
+    /// Those who wait: without any, nobody is to be told.
+    waiting: usize,
 }
 
 /// Bytes taken from a budget, given back on drop.
@@ -27,7 +29,7 @@ pub struct Share {
 impl Budget {
     /// A budget of `total` bytes.
     pub fn new(total: u64) -> Arc<Budget> {
-        let state = State { left: total, is_overdrawn: false };
+        let state = State { left: total, is_overdrawn: false, waiting: 0 };
         Arc::new(Budget { state: Mutex::new(state), freed: Condvar::new(), total })
     }
 
@@ -46,10 +48,16 @@ impl Budget {
         patience: Duration,
         mut is_true: impl FnMut(&mut State) -> bool,
     ) -> Option<MutexGuard<'_, State>> {
+        let mut state = self.lock();
+        if is_true(&mut state) {
+            return Some(state);
+        }
+        state.waiting += 1;
         let (mut state, _) = self
             .freed
-            .wait_timeout_while(self.lock(), patience, |state| !is_true(state))
+            .wait_timeout_while(state, patience, |state| !is_true(state))
             .unwrap_or_else(PoisonError::into_inner);
+        state.waiting -= 1;
         is_true(&mut state).then_some(state)
     }
 
@@ -99,7 +107,9 @@ impl Drop for Share {
         let mut state = self.budget.lock();
         state.left += self.bytes;
         state.is_overdrawn &= !self.is_overdraft;
-        self.budget.freed.notify_all();
+        if state.waiting > 0 {
+            self.budget.freed.notify_all();
+        }
     }
 }
 

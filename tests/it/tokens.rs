@@ -157,9 +157,9 @@ fn invented_confirmations_are_refused_and_repeated_ones_change_nothing() {
     let fake = FakeNode::join(&cluster, Reads::NotFound);
     cluster.wait_alive(2);
     let mut main = cluster.connect().expect("the main server runs");
-    // A place on each of the nodes, whichever comes first.
+    // A place on each of the nodes, whichever comes first; small ones would all go to the same.
     let places: Vec<(Place, ChunkId)> = (0..100)
-        .map(|seed| bytes(seed, 100))
+        .map(|seed| bytes(seed, 100_000))
         .map(|content| (raw::place_for(&mut main, 1, &content), id_of(&content)))
         .collect();
     let on = |is_fake: bool| places.iter().find(|(p, _)| (p.node == fake.node()) == is_fake);
