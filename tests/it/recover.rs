@@ -177,12 +177,10 @@ fn wait_kept_again(cluster: &TestCluster) {
 fn loses_main_under_load(cluster: &mut TestCluster, key: &Path, random: &mut Random) -> Expected {
     let load = Mixed::start(cluster, 4, 2, random);
     load.wait_for_more(60);
-    let acknowledged = Instant::now();
-    // Otherwise a slow machine may lose all of it, and nothing would be shown.
+    // Otherwise a slow machine may lose all of it, and nothing would be shown. The time is taken first.
+    let then = Instant::now();
     until("some of the load is safe", || {
-        let asked = Instant::now();
-        let lag = Duration::from_millis(cluster.status().journal.lag_ms + 1);
-        (asked - lag > acknowledged).then_some(())
+        (then.elapsed().as_millis() > 1 + u128::from(cluster.status().journal.lag_ms)).then_some(())
     });
     load.wait_for_more(1 + random.below(60) as usize);
     let asked = Instant::now();
